@@ -209,6 +209,7 @@ type Deployment struct {
 	Reason      string          `json:"reason,omitempty"`
 	Ticket      string          `json:"ticket,omitempty"`
 	RequestedBy string          `json:"requested_by,omitempty"`
+	Created     time.Time       `json:"created"`
 	NotBefore   *time.Time      `json:"not_before,omitempty"`
 	Expires     *time.Time      `json:"expires,omitempty"`
 	// Freshness is how old the timestamp's signed `issued` may be when a host starts an activation; zero means no bound
@@ -222,19 +223,19 @@ type Deployment struct {
 	OnRevoked string `json:"on_revoked,omitempty"`
 	Gates     *Gates `json:"gates,omitempty"`
 
-	Population        int64           `json:"population,omitempty"`
-	Waves             []Wave          `json:"waves,omitempty"`
-	MaxWave           string          `json:"max_wave,omitempty"`
-	Budget            *Budget         `json:"budget,omitempty"`
-	Windows           []Window        `json:"windows,omitempty"`
-	Freeze            []Freeze        `json:"freeze,omitempty"`
-	Halt              *HaltPolicy     `json:"halt,omitempty"`
-	Revert            *RevertPolicy   `json:"revert,omitempty"`
-	Coordinator       *Coordinator    `json:"coordinator,omitempty"`
-	OnCoordinatorLoss string          `json:"on_coordinator_loss,omitempty"`
-	CoordinatorGrace  Duration        `json:"coordinator_grace,omitempty"`
-	Inventory         *InventoryRef   `json:"inventory,omitempty"`
-	Salt              string          `json:"salt,omitempty"`
+	Population        int64         `json:"population,omitempty"`
+	Waves             []Wave        `json:"waves,omitempty"`
+	MaxWave           string        `json:"max_wave,omitempty"`
+	Budget            *Budget       `json:"budget,omitempty"`
+	Windows           []Window      `json:"windows,omitempty"`
+	Freeze            []Freeze      `json:"freeze,omitempty"`
+	Halt              *HaltPolicy   `json:"halt,omitempty"`
+	Revert            *RevertPolicy `json:"revert,omitempty"`
+	Coordinator       *Coordinator  `json:"coordinator,omitempty"`
+	OnCoordinatorLoss string        `json:"on_coordinator_loss,omitempty"`
+	CoordinatorGrace  Duration      `json:"coordinator_grace,omitempty"`
+	Inventory         *InventoryRef `json:"inventory,omitempty"`
+	Salt              string        `json:"salt,omitempty"`
 }
 
 // Reference names a release by its target path and the SHA-256 of its release.json.
@@ -268,7 +269,7 @@ type GatePolicy struct {
 }
 
 // Wave is one step of a rollout. Exactly one of PercentBP (cumulative, 1..10000 basis points), Count, Labels and Hosts
-// selects its hosts. StartAfter is a floor measured from NotBefore or, without one, from the signing time.
+// selects its hosts. StartAfter is a floor measured from NotBefore or, without one, from Created.
 type Wave struct {
 	Name       string            `json:"name"`
 	PercentBP  int               `json:"percent_bp,omitempty"`
