@@ -172,7 +172,8 @@ type Manifest struct {
 	Entries  []Entry  `json:"entries"`
 }
 
-// Entry is one path. Mode holds permission bits only, as octal text ("0755"); Size and SHA256 are of files, Target of
+// Entry is one path. Mode is "0444" or "0555" for files, "0555" for directories, absent for links (the tree is read-only and
+// belongs to root); Size and SHA256 are of files, Target of
 // symbolic links (relative, and inside the release).
 type Entry struct {
 	Path   string    `json:"path"`
