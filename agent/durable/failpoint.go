@@ -22,6 +22,8 @@ import (
 //	kill                      SIGKILL to itself: nothing is cleaned up
 //	powercut:/mnt[:/mnt2]     cuts the power of the filesystems mounted there (FS_IOC_SHUTDOWN, the journal is not
 //	                          flushed), then SIGKILL
+//	powercut-committed:/mnt   the same just after the journal was flushed for another file's sake: names are durable,
+//	                          content that was not synced is not
 //	error                     Hit returns an *InjectedError
 //	pause:FILE                creates FILE.reached and waits until FILE exists
 //

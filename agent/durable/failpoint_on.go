@@ -5,6 +5,7 @@ package durable
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -59,7 +60,7 @@ func parseArmed(text string) (*armed, error) {
 		if ok {
 			return nil, fmt.Errorf("%s takes no argument", a.action)
 		}
-	case "powercut", "pause":
+	case "powercut", "powercut-committed", "pause":
 		if a.arg == "" {
 			return nil, fmt.Errorf("%s needs a path", a.action)
 		}
@@ -82,17 +83,20 @@ func (f *Failpoint) Hit() error {
 	case "pause":
 		pause(a.arg)
 		return nil
-	case "powercut":
+	case "powercut", "powercut-committed":
 		for mount := range strings.SplitSeq(a.arg, ":") {
-			cutPower(mount)
+			cutPower(mount, a.action == "powercut-committed")
 		}
 	}
 	unix.Kill(os.Getpid(), unix.SIGKILL)
 	select {}
 }
 
-func cutPower(mount string) {
+func cutPower(mount string, commit bool) {
 	f, err := os.Open(mount)
+	if err == nil && commit {
+		err = commitJournal(mount)
+	}
 	if err == nil {
 		err = unix.IoctlSetPointerInt(int(f.Fd()), fsIocShutdown, shutdownWithoutLogFlush)
 	}
@@ -100,6 +104,15 @@ func cutPower(mount string) {
 		fmt.Fprintf(os.Stderr, "cannot cut the power of %s: %v\n", mount, err)
 		os.Exit(2)
 	}
+}
+
+// commitJournal syncs an unrelated file: every change of names becomes durable with it, unsynced content does not.
+func commitJournal(mount string) error {
+	path := filepath.Join(mount, ".slipway-powercut")
+	if err := os.WriteFile(path, []byte("x"), 0o600); err != nil {
+		return err
+	}
+	return syncPath(path, unix.O_WRONLY)
 }
 
 func pause(file string) {

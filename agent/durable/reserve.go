@@ -66,12 +66,20 @@ func (r *Reserve) allocate() error {
 			return err
 		}
 	}
-	if r.Size > 0 {
-		if err := retryEINTR(func() error { return unix.Fallocate(int(f.Fd()), 0, 0, r.Size) }); err != nil {
+	err = r.grow(f)
+	return errors.Join(err, f.Sync(), syncDir(filepath.Dir(r.Path)))
+}
+
+// grow goes piece by piece, because tmpfs takes everything back when one call does not fit.
+func (r *Reserve) grow(f *os.File) error {
+	piece := max(r.Size/16, 64<<10)
+	for at := int64(0); at < r.Size; at += piece {
+		length := min(piece, r.Size-at)
+		if err := retryEINTR(func() error { return unix.Fallocate(int(f.Fd()), 0, at, length) }); err != nil {
 			return os.NewSyscallError("fallocate", err)
 		}
 	}
-	return errors.Join(f.Sync(), syncDir(filepath.Dir(r.Path)))
+	return nil
 }
 
 // Held is how many bytes of real blocks the reserve has now; 0 if it is spent or was never made.
