@@ -1,0 +1,146 @@
+package repository
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"path/filepath"
+
+	"github.com/slipway-deploy/slipway/agent/release"
+)
+
+// Wish is a deployment as a person asks for it. Document carries waves, health, times and the like; what the tool decides
+// (schema, names, sequence, rollout id, release, fallback, created) is filled in and must be zero there.
+type Wish struct {
+	App         release.App
+	Environment release.Environment
+	// Version is the release to run; zero with Absent means that the app shall be gone.
+	Version release.Version
+	Absent  bool
+	// Fallback is what a fleet revert goes back to; zero means the release of the deployment before this one.
+	Fallback release.Version
+	Document release.Deployment
+	Origin   Origin
+}
+
+// NewDeployment opens a change with the next deployment of the app in the environment, to be signed by the approvers.
+func (r *Repository) NewDeployment(ctx context.Context, w Wish) (*Change, error) {
+	return r.change(ctx, "deploy", w.Origin, func(d *draft) (string, error) {
+		last, err := d.lastDeployment(w.Environment, w.App)
+		if err != nil {
+			return "", err
+		}
+		doc, err := d.fill(w, last)
+		if err != nil {
+			return "", err
+		}
+		raw, err := release.Encode(doc)
+		if err != nil {
+			return "", err
+		}
+		path := release.DeploymentPath(w.Environment, w.App)
+		if err := d.put(DeployRole(w.Environment, w.App), path, release.Sum(raw), int64(len(raw)), source{data: raw}); err != nil {
+			return "", err
+		}
+		return deploymentWords(doc, last), nil
+	})
+}
+
+func (d *draft) fill(w Wish, last *release.Deployment) (*release.Deployment, error) {
+	doc := w.Document
+	doc.Schema, doc.App, doc.Environment = release.DeploymentSchema, w.App, w.Environment
+	doc.Created, doc.Sequence, doc.Absent = d.r.utc(), 1, w.Absent
+	if last != nil {
+		doc.Sequence = last.Sequence + 1
+	}
+	suffix := make([]byte, 4)
+	if _, err := rand.Read(suffix); err != nil {
+		return nil, fmt.Errorf("cannot name rollout: %w", err)
+	}
+	doc.RolloutID = fmt.Sprintf("%s-%s-%d-%s", w.Environment, w.App, doc.Sequence, hex.EncodeToString(suffix))
+	if doc.State == "" {
+		doc.State = release.StateActive
+	}
+	if doc.RequestedBy == "" {
+		doc.RequestedBy = w.Origin.RequestedBy
+	}
+	if t := d.policy.Environments[w.Environment]; t != nil && doc.Freshness == 0 {
+		doc.Freshness = t.Freshness
+	}
+	var err error
+	if !w.Absent {
+		if doc.Release, err = d.findRelease(w.App, w.Version); err != nil {
+			return nil, err
+		}
+	}
+	switch {
+	case !w.Fallback.IsZero():
+		doc.Fallback, err = d.findRelease(w.App, w.Fallback)
+	case last != nil && last.Release != nil && doc.Release != nil:
+		doc.Fallback = last.Release
+		if *last.Release == *doc.Release {
+			doc.Fallback = last.Fallback
+		}
+	}
+	return &doc, err
+}
+
+// lastDeployment reads the document that is in force, or the one in the change this draft adds to.
+func (d *draft) lastDeployment(env release.Environment, app release.App) (*release.Deployment, error) {
+	role, path := DeployRole(env, app), release.DeploymentPath(env, app)
+	t, err := d.peek(role)
+	if err != nil || t == nil || t.Targets[path] == nil {
+		return nil, err
+	}
+	sum, err := release.ParseDigest(t.Targets[path].Hashes["sha256"].String())
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the digest of %s: %w", path, err)
+	}
+	name := filepath.Join(d.r.targetsDir(), storedName(path, sum))
+	raw, err := readBounded(name, maxDocument)
+	if absent(err) && d.into != nil {
+		name = d.into.filePath(path)
+		raw, err = readBounded(name, maxDocument)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot read deployment: %w", err)
+	}
+	if release.Sum(raw) != sum {
+		return nil, &DamagedError{Path: name, Err: fmt.Errorf("its sha256 is not the signed %s", sum)}
+	}
+	return release.ParseDeployment(raw)
+}
+
+// deploymentWords is the change in one line, for the people who sign it.
+func deploymentWords(doc, last *release.Deployment) string {
+	from, to := "nothing", "nothing"
+	if last != nil && last.Release != nil {
+		from = versionOf(last.Release)
+	}
+	if doc.Release != nil {
+		to = versionOf(doc.Release)
+	}
+	s := fmt.Sprintf("%s/%s: %s → %s", doc.Environment, doc.App, from, to)
+	if doc.State != release.StateActive {
+		s += ", " + string(doc.State)
+	}
+	if len(doc.Waves) > 0 {
+		s += fmt.Sprintf(", %d waves", len(doc.Waves))
+	}
+	if doc.RequestedBy != "" {
+		s += ", requested by " + doc.RequestedBy
+	}
+	if doc.Ticket != "" {
+		s += ", ticket " + doc.Ticket
+	}
+	return s
+}
+
+func versionOf(ref *release.Reference) string {
+	_, v, err := release.ParseReleasePath(ref.Path)
+	if err != nil {
+		return ref.Path
+	}
+	return v.String()
+}

@@ -1,0 +1,127 @@
+package repository
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+
+	"github.com/slipway-deploy/slipway/agent/durable"
+	"github.com/slipway-deploy/slipway/agent/release"
+	"github.com/slipway-deploy/slipway/tuf/keys"
+)
+
+const policySchema = "slipway.policy/v1"
+
+// Policy is policy.json: what the publisher's own tools do by default. Nothing in it is trusted by a host; what it leads to
+// is signed by the roles concerned.
+type Policy struct {
+	Schema string `json:"schema"`
+	// Expiry holds the lifetime of a fresh signature by class of role: root, targets, snapshot, timestamp, app, deploy,
+	// emergency, inventory.
+	Expiry map[string]Period `json:"expiry"`
+	// OnlineKeys are the signers of snapshot and timestamp, as key references; relative paths start at the repository.
+	OnlineKeys   []string                          `json:"online_keys,omitempty"`
+	Environments map[release.Environment]*Template `json:"environments,omitempty"`
+}
+
+// Template is what the deployment roles of an environment get when an app or the environment is added. Changing it later
+// changes no role that exists.
+type Template struct {
+	Keys      []keys.Public `json:"keys"`
+	Threshold int           `json:"threshold"`
+	// NoSpare is why the loss of one key may end the role (threshold = number of keys); empty when there is a spare.
+	NoSpare string `json:"no_spare,omitempty"`
+	// Expiry replaces the policy's for this environment's deployment roles; zero means the policy's.
+	Expiry Period `json:"expiry,omitzero"`
+	// Freshness is given to deployments that name none. Zero leaves the timestamp's expiry as the only bound.
+	Freshness release.Duration `json:"freshness,omitempty"`
+}
+
+// DefaultPolicy is what Create writes: a year for offline keys, a quarter for approvals, days for online keys.
+func DefaultPolicy() Policy {
+	return Policy{Schema: policySchema, Expiry: map[string]Period{
+		classRoot: Period(365 * day), classTargets: Period(365 * day), classApp: Period(365 * day),
+		classDeploy: Period(90 * day), classEmergency: Period(90 * day), classInventory: Period(90 * day),
+		classSnapshot: Period(7 * day), classTimestamp: Period(3 * day),
+	}}
+}
+
+func (p *Policy) check() error {
+	if p.Schema != policySchema {
+		return fmt.Errorf("schema is %q, want %q", p.Schema, policySchema)
+	}
+	for class := range p.Expiry {
+		if _, ok := DefaultPolicy().Expiry[class]; !ok {
+			return fmt.Errorf("expiry.%s: there is no such class of roles", class)
+		}
+	}
+	for env, t := range p.Environments {
+		if t == nil {
+			return fmt.Errorf("environments.%s: is null", env)
+		}
+		if err := checkKeys("environments."+env.String(), t.Keys, t.Threshold, t.NoSpare); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *Policy) expiry(role string) Period {
+	class := roleClass(role)
+	if class == classDeploy {
+		if env, _, err := splitDeploy(role); err == nil {
+			if t := p.Environments[env]; t != nil && t.Expiry != 0 {
+				return t.Expiry
+			}
+		}
+	}
+	if e, ok := p.Expiry[class]; ok {
+		return e
+	}
+	return DefaultPolicy().Expiry[class]
+}
+
+// merge takes over what a change adds to the policy. It is idempotent: an interrupted publish repeats it.
+func (p *Policy) merge(add *Policy) {
+	if add == nil {
+		return
+	}
+	if p.Environments == nil {
+		p.Environments = map[release.Environment]*Template{}
+	}
+	maps.Copy(p.Environments, add.Environments)
+	if p.Expiry == nil {
+		p.Expiry = map[string]Period{}
+	}
+	maps.Copy(p.Expiry, add.Expiry)
+	if len(add.OnlineKeys) > 0 {
+		p.OnlineKeys = add.OnlineKeys
+	}
+}
+
+func readPolicy(path string) (*Policy, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read policy: %w", err)
+	}
+	var p Policy
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&p); err != nil {
+		return nil, fmt.Errorf("cannot read policy %s: %w", path, err)
+	}
+	if err := p.check(); err != nil {
+		return nil, fmt.Errorf("cannot use policy %s: %w", path, err)
+	}
+	return &p, nil
+}
+
+func writePolicy(path string, p *Policy) error {
+	data, err := indent(p)
+	if err != nil {
+		return fmt.Errorf("cannot encode policy: %w", err)
+	}
+	return durable.WriteFile(path, data, 0o644)
+}

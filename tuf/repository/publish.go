@@ -1,0 +1,368 @@
+package repository
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/slipway-deploy/slipway/agent/durable"
+	"github.com/slipway-deploy/slipway/agent/release"
+	"github.com/slipway-deploy/slipway/tuf/keys"
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+)
+
+// The durable steps of a publish, in order. Until the timestamp is replaced every client sees the old state; nothing before
+// it replaces a file that anybody reads, but for a new root, which clients look for by number.
+var (
+	fpFiles     = durable.NewFailpoint("repository.publish.before-target-file")
+	fpRoles     = durable.NewFailpoint("repository.publish.before-role")
+	fpSnapshot  = durable.NewFailpoint("repository.publish.before-snapshot")
+	fpRoot      = durable.NewFailpoint("repository.publish.before-root")
+	fpTimestamp = durable.NewFailpoint("repository.publish.before-timestamp")
+	fpPolicy    = durable.NewFailpoint("repository.publish.before-policy")
+	fpArchive   = durable.NewFailpoint("repository.publish.before-archive")
+	fpDone      = durable.NewFailpoint("repository.publish.after-archive")
+)
+
+// PublishOptions selects what to publish and who signs snapshot and timestamp.
+type PublishOptions struct {
+	// Changes are ids; none means every open change that has all its signatures.
+	Changes []string
+	// Online are the signers of snapshot and timestamp.
+	Online []keys.Signer
+}
+
+// Published is what a publish did.
+type Published struct {
+	Changes   []string         `json:"changes"`
+	Roles     map[string]int64 `json:"roles"`
+	Snapshot  int64            `json:"snapshot"`
+	Timestamp int64            `json:"timestamp"`
+	// Waiting are open changes left out because signatures are missing.
+	Waiting []string `json:"waiting,omitempty"`
+}
+
+// Publish checks complete changes, puts their files and roles in place and makes them visible by replacing the timestamp. It
+// may be interrupted anywhere and run again: the repository is then as before or as after, and the second run completes it.
+func (r *Repository) Publish(ctx context.Context, o PublishOptions) (*Published, error) {
+	lock, err := r.exclusive()
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Release()
+	s, err := load(r.metadataDir())
+	if err != nil {
+		return nil, err
+	}
+	out := &Published{Roles: map[string]int64{}, Snapshot: s.version(classSnapshot), Timestamp: s.version(classTimestamp)}
+	ready, err := r.selectChanges(s, o.Changes, out)
+	if err != nil || len(ready) == 0 {
+		return out, err
+	}
+	p := &plan{r: r, before: s, changes: ready, targets: map[string]*metadata.TargetsType{}, metas: map[string][]byte{}}
+	if err := p.build(ctx, o.Online); err != nil {
+		return nil, err
+	}
+	if err := p.verify(ctx); err != nil {
+		return nil, err
+	}
+	if err := p.write(); err != nil {
+		return nil, err
+	}
+	for _, c := range ready {
+		out.Changes = append(out.Changes, c.ID)
+		for role, base := range c.Base {
+			out.Roles[role] = base + 1
+		}
+	}
+	out.Snapshot, out.Timestamp = p.snapshotVersion, p.timestampVersion
+	return out, nil
+}
+
+// selectChanges leaves out what waits for signatures, unless it was asked for by name.
+func (r *Repository) selectChanges(s *state, ids []string, out *Published) ([]*Change, error) {
+	var all []*Change
+	var err error
+	if len(ids) == 0 {
+		all, err = r.Changes()
+	}
+	for _, id := range ids {
+		c, e := r.Change(id)
+		if e != nil {
+			return nil, e
+		}
+		all = append(all, c)
+	}
+	if err != nil {
+		return nil, err
+	}
+	var ready []*Change
+	for _, c := range all {
+		progress, err := r.progress(s, all, c)
+		if err != nil {
+			return nil, err
+		}
+		waiting := slices.DeleteFunc(progress, Progress.Done)
+		switch {
+		case len(waiting) == 0:
+			ready = append(ready, c)
+		case len(ids) > 0:
+			return nil, &UnsignedError{Change: c.ID, Waiting: waiting}
+		default:
+			out.Waiting = append(out.Waiting, c.ID)
+		}
+	}
+	return ready, nil
+}
+
+// plan is one publish: everything is computed and checked in memory before the first file is written.
+type plan struct {
+	r       *Repository
+	before  *state
+	changes []*Change
+
+	root    *metadata.RootType
+	rootRaw []byte
+	targets map[string]*metadata.TargetsType
+	// metas are the new role files by name; files the new target files.
+	metas map[string][]byte
+	files []newFile
+	links []string
+
+	policy                            *Policy
+	snapshot, timestamp               []byte
+	snapshotVersion, timestampVersion int64
+}
+
+// newFile is a target file on its way from a change into targets/.
+type newFile struct {
+	from, to string
+	file     release.File
+}
+
+func (p *plan) build(ctx context.Context, online []keys.Signer) error {
+	var err error
+	if p.policy, err = p.r.Policy(); err != nil {
+		return err
+	}
+	p.root = p.before.root
+	for _, c := range p.changes {
+		if err := p.take(c); err != nil {
+			return fmt.Errorf("cannot publish %s: %w", c.ID, err)
+		}
+		p.policy.merge(c.Policy)
+	}
+	if p.root == nil {
+		return refuse("the first change comes first", "cannot publish: there is no root yet", "publish the repository's first change")
+	}
+	if err := p.checkStructure(); err != nil {
+		return err
+	}
+	for _, c := range p.changes {
+		if err := p.collectFiles(c); err != nil {
+			return fmt.Errorf("cannot publish %s: %w", c.ID, err)
+		}
+	}
+	return p.signOnline(ctx, online)
+}
+
+// take assembles the role files of a change.
+func (p *plan) take(c *Change) error {
+	for _, role := range c.Roles() {
+		if err := p.takeRole(c, role); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *plan) takeRole(c *Change, role string) error {
+	var raw, canonical []byte
+	var version int64
+	if role == classRoot {
+		root, err := c.root()
+		if err != nil {
+			return err
+		}
+		raw, canonical, version = root.raw, root.canonical, root.doc.Version
+		p.root = root.doc
+	} else {
+		t, err := c.targets(role)
+		if err != nil {
+			return err
+		}
+		raw, canonical, version = t.raw, t.canonical, t.doc.Version
+		if p.targets[role] != nil {
+			return &ConflictError{Role: role, Change: c.ID}
+		}
+		p.targets[role] = t.doc
+	}
+	if version != c.Base[role]+1 {
+		return fmt.Errorf("version %d of %s does not follow version %d", version, role, c.Base[role])
+	}
+	sigs, err := c.signatures(role, canonical)
+	if err != nil {
+		return err
+	}
+	data, err := p.assemble(role, version, raw, sigs, c)
+	if err != nil {
+		return err
+	}
+	if v := p.before.version(role); v != c.Base[role] && !p.alreadyThere(role, version, v, raw) {
+		return &StaleError{Change: c.ID, Role: role, Base: c.Base[role], Published: v}
+	}
+	if role == classRoot {
+		p.rootRaw = data
+		return nil
+	}
+	p.metas[role] = data
+	return nil
+}
+
+// alreadyThere recognises a role that an interrupted publish of the same change has made visible.
+func (p *plan) alreadyThere(role string, version, published int64, raw []byte) bool {
+	if version != published {
+		return false
+	}
+	data, err := os.ReadFile(p.before.path(role, version))
+	if err != nil {
+		return false
+	}
+	e, err := openEnvelope(data)
+	if err != nil {
+		return false
+	}
+	have, err := canonical(e.Signed)
+	if err != nil {
+		return false
+	}
+	want, err := canonical(raw)
+	return err == nil && bytes.Equal(have, want)
+}
+
+// assemble keeps only good signatures of keys that count, one per key.
+func (p *plan) assemble(role string, version int64, raw []byte, sigs []signature, c *Change) ([]byte, error) {
+	authorities, err := p.r.authorities(p.before, p.changes, c, role)
+	if err != nil {
+		return nil, err
+	}
+	text, err := canonical(raw)
+	if err != nil {
+		return nil, err
+	}
+	e := envelope{Signed: raw}
+	for _, sig := range sigs {
+		good := slices.ContainsFunc(authorities, func(s signers) bool {
+			return slices.ContainsFunc(s.valid(text, sigs), func(k keys.Public) bool { return k.ID == sig.KeyID })
+		})
+		if good {
+			e.Signatures = append(e.Signatures, sig)
+		}
+	}
+	slices.SortFunc(e.Signatures, func(a, b signature) int { return strings.Compare(a.KeyID, b.KeyID) })
+	data, err := e.bytes()
+	if err != nil {
+		return nil, fmt.Errorf("cannot encode %s: %w", metaName(role, version), err)
+	}
+	limit := maxPayload
+	if role == classRoot {
+		limit = maxRoot
+	}
+	if len(data) > limit {
+		return nil, refuse("clients bound what they read", fmt.Sprintf("%s has %d bytes, clients accept %d", metaName(role, version), len(data), limit),
+			"retire old releases of the app")
+	}
+	return data, nil
+}
+
+// write makes the plan durable: files that nobody refers to yet first, the timestamp last, then the bookkeeping.
+func (p *plan) write() error {
+	for _, f := range p.files {
+		if err := fpFiles.Hit(); err != nil {
+			return err
+		}
+		if err := p.placeTarget(f); err != nil {
+			return err
+		}
+	}
+	for _, role := range sortedKeys(p.metas) {
+		if err := fpRoles.Hit(); err != nil {
+			return err
+		}
+		name := p.before.path(role, p.targets[role].Version)
+		if err := durable.WriteFile(name, p.metas[role], 0o644); err != nil {
+			return err
+		}
+	}
+	if err := p.writeTop(); err != nil {
+		return err
+	}
+	return p.finish()
+}
+
+func (p *plan) writeTop() error {
+	if err := fpSnapshot.Hit(); err != nil {
+		return err
+	}
+	if err := durable.WriteFile(p.before.path(classSnapshot, p.snapshotVersion), p.snapshot, 0o644); err != nil {
+		return err
+	}
+	if err := fpRoot.Hit(); err != nil {
+		return err
+	}
+	if p.rootRaw != nil && p.before.version(classRoot) < p.root.Version {
+		if err := durable.WriteFile(p.before.path(classRoot, p.root.Version), p.rootRaw, 0o644); err != nil {
+			return err
+		}
+	}
+	if err := fpTimestamp.Hit(); err != nil {
+		return err
+	}
+	return durable.WriteFile(p.before.path(classTimestamp, 0), p.timestamp, 0o644)
+}
+
+// finish does what a second run repeats harmlessly.
+func (p *plan) finish() error {
+	if err := fpPolicy.Hit(); err != nil {
+		return err
+	}
+	if err := writePolicy(p.r.policyPath(), p.policy); err != nil {
+		return err
+	}
+	for _, c := range p.changes {
+		if err := fpArchive.Hit(); err != nil {
+			return err
+		}
+		if err := p.r.archive(c); err != nil {
+			return err
+		}
+	}
+	return fpDone.Hit()
+}
+
+// archive moves a change among the published ones and drops what metadata/ and targets/ hold from now on.
+func (r *Repository) archive(c *Change) error {
+	to := filepath.Join(r.publishedDir(), c.ID)
+	if err := durable.Rename(c.dir, to); err != nil {
+		return err
+	}
+	for _, sub := range []string{"payloads", "files"} {
+		if err := os.RemoveAll(filepath.Join(to, sub)); err != nil {
+			return fmt.Errorf("cannot tidy up published change: %w", err)
+		}
+	}
+	return nil
+}
+
+// placeTarget puts a file under its stored name; a name that exists holds the same bytes, since it was hashed before it
+// got there.
+func (p *plan) placeTarget(f newFile) error {
+	if info, err := os.Stat(f.to); err == nil && info.Size() == f.file.Length {
+		return nil
+	}
+	return placeFile(source{path: f.from}, f.to)
+}
