@@ -18,8 +18,8 @@ const (
 	VerbStop     Verb = "stop"
 )
 
-// Rule names what settled a decision. The set is closed, so it can label a metric.
-type Rule string
+// Rule names what settled a decision. The set is closed, so it can label a metric; it is text so that it can travel as it is.
+type Rule = string
 
 // The rules, in the order of the package comment. RuleOpen means that nothing is in the way.
 const (
@@ -36,7 +36,7 @@ const (
 	RuleFreshness   Rule = "freshness"
 	RuleEmergency   Rule = "emergency"
 	RuleMinimum     Rule = "minimum"
-	RuleQuarantine  Rule = "quarantine"
+	RuleQuarantined Rule = "quarantine"
 	RuleHold        Rule = "hold"
 	RuleInventory   Rule = "inventory"
 	RuleWave        Rule = "wave"
@@ -50,7 +50,7 @@ const (
 // Rules lists every rule, so that a metric can show the ones that never fired as zero.
 func Rules() []Rule {
 	return []Rule{RuleDeployment, RuleEnvironment, RuleRevoked, RuleRevert, RuleUpToDate, RuleState, RuleMetadata, RuleClock,
-		RuleNotBefore, RuleExpires, RuleFreshness, RuleEmergency, RuleMinimum, RuleQuarantine, RuleHold, RuleInventory,
+		RuleNotBefore, RuleExpires, RuleFreshness, RuleEmergency, RuleMinimum, RuleQuarantined, RuleHold, RuleInventory,
 		RuleWave, RuleAdvance, RuleFreeze, RuleWindow, RuleCoordinator, RuleOpen}
 }
 

@@ -33,13 +33,13 @@ type Input struct {
 	ClockTrusted bool
 	// Issued is the signed issue time of the newest verified timestamp; zero if it carried none.
 	Issued time.Time
-	// Expired names the role whose metadata has expired; nil means all are in date.
-	Expired *Expired
-	Hold    *Hold
+	// MetadataExpired names a role whose metadata has ended; nil means all are in date.
+	MetadataExpired *Expired
+	Hold            *Hold
 	// Current is what `current` names; nil if nothing is installed.
 	Current *Running
-	// Quarantined is why this host does not try the wanted release again; empty if it may.
-	Quarantined string
+	// Quarantined is why this host does not try the wanted release again; nil if it may.
+	Quarantined *string
 	Slot        Slot
 }
 
@@ -57,7 +57,8 @@ type Hold struct {
 }
 
 // Running is the release that `current` names, by the digest of its release.json. Stopped says that its units were stopped
-// on purpose (on_revoked "stop"), so that the stop is not asked for again and a start of something else can follow.
+// on purpose (on_revoked "stop"), so that the stop is not asked for again and a start of something else can follow. Healthy
+// matters for a fleet revert only: a host that does not serve has no turn to wait for.
 type Running struct {
 	Version release.Version
 	Digest  release.Digest

@@ -80,7 +80,7 @@ func (c *decider) stops() (waits []wait) {
 	if c.d.State != release.StateActive {
 		add(RuleState, none, why(fmt.Sprintf("deployment %d is %s", c.d.Sequence, c.d.State), c.d.Reason))
 	}
-	if e := c.in.Expired; e != nil {
+	if e := c.in.MetadataExpired; e != nil {
 		add(RuleMetadata, none, fmt.Sprintf("metadata of %s expired %s; what runs keeps running", e.Role, clock(e.At)))
 	}
 	if c.in.EmergencyExpired {
@@ -90,8 +90,8 @@ func (c *decider) stops() (waits []wait) {
 	waits = append(waits, c.stopped()...)
 	if r := c.d.Release; r != nil {
 		waits = append(waits, c.banned(r.SHA256, versionOf(r))...)
-		if c.in.Quarantined != "" {
-			add(RuleQuarantine, none, fmt.Sprintf("release %s is quarantined here: %s", versionOf(r), c.in.Quarantined))
+		if q := c.in.Quarantined; q != nil {
+			add(RuleQuarantined, none, fmt.Sprintf("release %s is quarantined here: %s", versionOf(r), *q))
 		}
 	}
 	if h := c.in.Hold; h != nil && (h.Until.IsZero() || c.in.Now.Before(h.Until)) {
