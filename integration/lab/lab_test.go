@@ -2,9 +2,12 @@ package lab
 
 import (
 	"context"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -229,8 +232,11 @@ func TestTheNetworkOfAHostIsCutAndRestored(t *testing.T) {
 func TestTheTestIsAClientOfItsHosts(t *testing.T) {
 	l := New(t)
 	h := l.Host(t, "web1", HostOptions{})
-	h.Run(t, "systemd-run", "--unit=answer", "--socket-property=Accept=yes", "--socket-property=ListenStream=8080",
-		"--property=StandardInput=socket", "sh", "-c", `printf 'HTTP/1.0 200 OK\r\n\r\nhello'`)
+	h.Write(t, "/etc/systemd/system/answer.socket", "[Socket]\nListenStream=8080\nAccept=yes\n")
+	h.Write(t, "/etc/systemd/system/answer@.service",
+		"[Service]\nStandardInput=socket\nExecStart=printf 'HTTP/1.0 200 OK\\r\\n\\r\\nhello'\n")
+	h.Run(t, "systemctl", "daemon-reload")
+	h.Run(t, "systemctl", "start", "answer.socket")
 	client := &http.Client{Transport: &http.Transport{DialContext: l.DialContext}}
 	resp, err := client.Get("http://" + h.Address + ":8080/")
 	if err != nil {
@@ -239,5 +245,89 @@ func TestTheTestIsAClientOfItsHosts(t *testing.T) {
 	defer resp.Body.Close()
 	if body, _ := io.ReadAll(resp.Body); string(body) != "hello" {
 		t.Errorf("got %q", body)
+	}
+}
+
+func TestTwoLabsAtOnceNeverMeet(t *testing.T) {
+	one, two := New(t), New(t)
+	a, b := one.Host(t, "web1", HostOptions{}), two.Host(t, "web1", HostOptions{})
+	if a.Address != b.Address {
+		t.Fatalf("the hosts should have the same address: %s and %s", a.Address, b.Address)
+	}
+	a.Write(t, "/root/who", "one")
+	if _, err := b.ReadFile("/root/who"); err == nil {
+		t.Error("a file of one lab's host appeared in the other's")
+	}
+	if err := one.Close(); err != nil {
+		t.Fatal(err)
+	}
+	b.Run(t, "true")
+	if links, err := net.Interfaces(); err != nil || strings.Contains(fmt.Sprint(links), "lab0") {
+		t.Errorf("the machine's own network shows the lab: %v %v", links, err)
+	}
+}
+
+// TestARunThatIsKilledLeavesNothing starts itself again as a run of its own and kills that one.
+func TestARunThatIsKilledLeavesNothing(t *testing.T) {
+	if os.Getenv("LAB_TEST_VICTIM") != "" {
+		l, err := Open(t.Context(), Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		h, err := l.NewHost(t.Context(), "web1", HostOptions{Loop: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.MustBoot(t)
+		fmt.Printf("run %s\n", l.Run())
+		select {}
+	}
+	New(t) // skips without root
+	victim := exec.Command(os.Args[0], "-test.run=^TestARunThatIsKilledLeavesNothing$")
+	victim.Env = append(os.Environ(), "LAB_TEST_VICTIM=1")
+	victim.Stderr = os.Stderr
+	stdout, err := victim.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := victim.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var name string
+	if _, err := fmt.Fscanf(stdout, "run %s\n", &name); err != nil {
+		t.Fatalf("the victim never came up: %v", err)
+	}
+	if len(traces(t, name)) == 0 {
+		t.Fatal("a living run leaves no traces: this test sees nothing")
+	}
+	victim.Process.Kill()
+	victim.Wait()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := poll(ctx, func() (bool, error) { return len(traces(t, name)) == 0, nil }); err != nil {
+		t.Errorf("left behind: %v", traces(t, name))
+	}
+}
+
+func TestASweepRemovesADeadRunAndSparesALivingOne(t *testing.T) {
+	l := New(t)
+	dead := filepath.Join(CacheDir(), "runs", "1-dead00")
+	if err := os.MkdirAll(filepath.Join(dead, "web1"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(dead+".owner", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := ipAll(t.Context(), "netns add slab-1-dead00-web1"); err != nil {
+		t.Fatal(err)
+	}
+	if Sweep(t.Context(), t.Logf) == 0 {
+		t.Error("nothing was swept")
+	}
+	if left := traces(t, "1-dead00"); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+	if len(traces(t, l.Run())) == 0 {
+		t.Error("the sweep took a living run")
 	}
 }
