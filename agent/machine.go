@@ -1,0 +1,226 @@
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/slipway-deploy/slipway/agent/audit"
+	"github.com/slipway-deploy/slipway/agent/health"
+	"github.com/slipway-deploy/slipway/agent/release"
+	"github.com/slipway-deploy/slipway/agent/state"
+	"github.com/slipway-deploy/slipway/agent/store"
+)
+
+// Machine runs one app. Run is its only long-lived goroutine; commands (commands.go) change saved state under the app's
+// lock and wake it. What is kept in memory here is for display or can be worked out again.
+type Machine struct {
+	Deps
+	app  release.App
+	tree *store.App
+
+	wake     chan struct{}
+	verdicts chan verdict
+
+	mu        sync.Mutex
+	settings  Settings
+	view      View
+	interrupt context.CancelCauseFunc // ends the step in progress, if that step may be ended
+	watching  string                  // the attempt whose trial is being watched
+	nudged    bool                    // `apply`: do not wait out a back-off jitter
+}
+
+// View is what a machine shows of itself beyond its saved state.
+type View struct {
+	Why        string
+	Candidate  release.ID
+	Deployment *release.Deployment
+	Progress   *Progress
+	Checks     []health.CheckState
+	Rule       string
+	Until      time.Time
+	Busy       bool
+}
+
+// NewMachine makes the machine of app. It does nothing until Run, Guard or Boot is called.
+func NewMachine(app release.App, d Deps, s Settings) *Machine {
+	return &Machine{
+		Deps: d, app: app, tree: d.Store.App(app), settings: s,
+		wake: make(chan struct{}, 1), verdicts: make(chan verdict, 1),
+	}
+}
+
+// App is the app this machine runs.
+func (m *Machine) App() release.App { return m.app }
+
+// SetSettings replaces the host's wishes; they count from the next step on.
+func (m *Machine) SetSettings(s Settings) {
+	m.mu.Lock()
+	m.settings = s
+	m.mu.Unlock()
+	m.Wake()
+}
+
+func (m *Machine) cfg() Settings {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.settings
+}
+
+// Wake makes the machine look again now: metadata changed, a command was saved, a unit changed.
+func (m *Machine) Wake() {
+	select {
+	case m.wake <- struct{}{}:
+	default:
+	}
+}
+
+// View returns what the machine shows of itself.
+func (m *Machine) View() View {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.view
+}
+
+func (m *Machine) show(f func(*View)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	f(&m.view)
+}
+
+// setWhy changes the sentence that `why` prints and reports whether it is a new one.
+func (m *Machine) setWhy(why string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	changed := m.view.Why != why
+	m.view.Why = why
+	return changed
+}
+
+// errSuperseded ends a step because a command or newer metadata made it pointless.
+var errSuperseded = errors.New("superseded")
+
+// idleWait is how often a machine looks without being woken; metadata has its own timer.
+const idleWait = 5 * time.Minute
+
+// Run recovers what an earlier run left and then works until ctx ends. It never leaves a half-done step behind that recover
+// would not find.
+func (m *Machine) Run(ctx context.Context) {
+	m.recover(ctx)
+	for ctx.Err() == nil {
+		timer := time.NewTimer(m.step(ctx))
+		select {
+		case <-ctx.Done():
+		case <-timer.C:
+		case <-m.wake:
+		case v := <-m.verdicts:
+			m.finish(ctx, v)
+		}
+		timer.Stop()
+	}
+}
+
+// step does what the saved phase asks for and says how long to wait before looking again.
+func (m *Machine) step(ctx context.Context) time.Duration {
+	st, err := m.State.Read(m.app)
+	if err != nil {
+		return m.recoverDamaged(ctx)
+	}
+	m.show(func(v *View) { v.Busy = st.Phase != state.Idle && st.Phase != state.Waiting && st.Phase != state.Stuck })
+	switch st.Phase {
+	case state.Trial:
+		m.watch(ctx, st)
+		return idleWait
+	case state.Activating:
+		m.recover(ctx)
+	case state.Committed:
+		m.settleCommit(ctx, st.Attempt)
+	case state.Reverting:
+		m.revert(ctx)
+	case state.Removing:
+		m.remove(ctx)
+	default:
+		return m.consider(ctx)
+	}
+	return m.afterStep()
+}
+
+// afterStep looks again at once when the step led to another phase, and soon when it could not finish.
+func (m *Machine) afterStep() time.Duration {
+	st, err := m.State.Read(m.app)
+	if err == nil && (st.Phase == state.Idle || st.Phase == state.Stuck || st.Phase == state.Trial) {
+		return 0
+	}
+	return retryStep
+}
+
+const retryStep = 5 * time.Second
+
+// interruptible runs f with a context that a command may end with errSuperseded.
+func (m *Machine) interruptible(ctx context.Context, f func(context.Context) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	m.mu.Lock()
+	m.interrupt = cancel
+	m.mu.Unlock()
+	defer func() {
+		m.mu.Lock()
+		m.interrupt = nil
+		m.mu.Unlock()
+	}()
+	err := f(ctx)
+	if err != nil && errors.Is(context.Cause(ctx), errSuperseded) {
+		return errSuperseded
+	}
+	return err
+}
+
+func (m *Machine) interruptStep() {
+	m.mu.Lock()
+	cancel := m.interrupt
+	m.mu.Unlock()
+	if cancel != nil {
+		cancel(errSuperseded)
+	}
+	m.Wake()
+}
+
+// locked runs f with the app's lock and freshly read state. f saves; locked saves nothing.
+func (m *Machine) locked(ctx context.Context, f func(*state.Tx) error) error {
+	tx, err := m.State.Lock(ctx, m.app)
+	if err != nil {
+		return err
+	}
+	defer tx.Unlock()
+	return f(tx)
+}
+
+func newAttemptID() string {
+	var b [6]byte
+	rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}
+
+// current reads the link; none is the zero ID.
+func (m *Machine) current() (release.ID, error) {
+	id, err := m.tree.Current()
+	if errors.Is(err, store.ErrNone) {
+		return release.ID{}, nil
+	}
+	return id, err
+}
+
+// fail reports an error of a step that will be tried again by itself.
+func (m *Machine) fail(what string, err error) {
+	if errors.Is(err, context.Canceled) || errors.Is(err, errSuperseded) {
+		return
+	}
+	message := fmt.Sprintf("%s: %v", what, err)
+	if m.setWhy(message) {
+		_ = m.report(audit.Event{Type: "wait", Cause: kindOf(err), Message: message})
+	}
+}

@@ -1,0 +1,97 @@
+package agent
+
+import (
+	"context"
+	"time"
+
+	"github.com/slipway-deploy/slipway/agent/durable"
+	"github.com/slipway-deploy/slipway/agent/release"
+	"github.com/slipway-deploy/slipway/agent/rollout"
+	"github.com/slipway-deploy/slipway/agent/state"
+	"github.com/slipway-deploy/slipway/agent/store"
+)
+
+var fpTakenOff = durable.NewFailpoint("agent.remove.taken-off")
+
+// takeDown acts on a deployment that signs the app absent, or on a policy that stops a revoked release.
+func (m *Machine) takeDown(ctx context.Context, w *wish, d rollout.Decision) (time.Duration, error) {
+	st, err := m.State.Read(m.app)
+	if err != nil {
+		return 0, err
+	}
+	if !d.Act {
+		return m.notNow(st, d)
+	}
+	return 0, m.locked(ctx, func(tx *state.Tx) error {
+		if tx.State.Sequence != w.deployment.Sequence {
+			return errSuperseded
+		}
+		return m.beginRemove(tx, d.Because)
+	})
+}
+
+func (m *Machine) beginRemove(tx *state.Tx, because string) error {
+	if err := tx.Advance(state.Removing); err != nil {
+		return err
+	}
+	return m.reportPhase(tx.State, sentence("taking %s off this host: %s", m.app, because))
+}
+
+// remove stops the app and takes units and links away. Data and staged trees stay; pruning deals with the latter.
+func (m *Machine) remove(ctx context.Context) {
+	ctx = context.WithoutCancel(ctx)
+	err := m.locked(ctx, func(tx *state.Tx) error {
+		if tx.State.Phase != state.Removing {
+			return nil
+		}
+		cur, err := m.current()
+		if err != nil {
+			return err
+		}
+		if err := m.takeOff(ctx); err != nil {
+			return err
+		}
+		if err := fpTakenOff.Hit(); err != nil {
+			return err
+		}
+		o := state.Outcome{At: m.Clock.Now().UTC(), Result: "removed", From: cur, Sequence: tx.State.Sequence}
+		tx.State.Record(o)
+		if err := tx.Advance(state.Idle); err != nil {
+			return err
+		}
+		return m.reportEnd(tx.State, o, sentence("%s is off this host: units stopped, `current` absent; its data stays", m.app))
+	})
+	if err != nil {
+		m.fail("cannot take "+m.app.String()+" off this host", err)
+	}
+}
+
+// pruneAfter keeps pruning well away from staging: creating files is slow just after a mass delete.
+const pruneAfter = 10 * time.Minute
+
+// prune deletes releases that nothing can need any more.
+func (m *Machine) prune(ctx context.Context) {
+	st, err := m.State.Read(m.app)
+	if err != nil || st.Last == nil || m.Clock.Now().Sub(st.Last.At) < pruneAfter {
+		return
+	}
+	cfg := m.cfg()
+	keep := store.Keep{IDs: map[release.ID]bool{}, Newest: cfg.Keep, MinAge: cfg.KeepFor}
+	for i := max(0, len(st.KnownGood)-max(1, cfg.Keep)); i < len(st.KnownGood); i++ {
+		keep.IDs[st.KnownGood[i].ID] = true
+	}
+	pruned, err := m.tree.Prune(ctx, keep)
+	if err != nil {
+		m.Log.Warn("not everything could be pruned", "app", m.app, "error", err)
+	}
+	if len(pruned.Removed) == 0 {
+		return
+	}
+	m.Log.Info("old releases were pruned", "app", m.app, "removed", pruned.Removed)
+	err = m.locked(ctx, func(tx *state.Tx) error {
+		return tx.ForgetUnits(func(id release.ID) bool { _, _, _, err := m.tree.Load(id); return err == nil })
+	})
+	if err != nil {
+		m.Log.Warn("kept units could not be pruned", "app", m.app, "error", err)
+	}
+}

@@ -1,0 +1,231 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/slipway-deploy/slipway/agent/release"
+	"github.com/slipway-deploy/slipway/agent/rollout"
+	"github.com/slipway-deploy/slipway/agent/state"
+)
+
+// RefusedError says that a signed document is not for this host or not to be believed. It is final for that document.
+type RefusedError struct{ Rule, Reason string }
+
+func (e *RefusedError) Error() string { return "refused: " + e.Reason }
+
+// Kind names this error for metrics and the wire.
+func (e *RefusedError) Kind() string { return e.Rule }
+
+// wish is what signed documents ask of this app on this host.
+type wish struct {
+	deployment *release.Deployment
+	emergency  *release.Emergency
+	emergExp   bool
+	inventory  *release.Inventory
+	invDigest  release.Digest
+	meta       Metadata
+
+	rel    *release.Release
+	relRaw []byte
+	id     release.ID
+	digest release.Digest
+}
+
+// resolve reads the documents signed for this app. It accepts a deployment only if it is for this app and environment and
+// not older than one already accepted, and a release only by the digest the deployment signs.
+func (m *Machine) resolve(ctx context.Context, st *state.App) (*wish, error) {
+	cfg := m.cfg()
+	doc, err := m.Source.Document(ctx, release.DeploymentPath(cfg.Environment, m.app))
+	if err != nil {
+		return nil, err
+	}
+	dep, err := release.ParseDeployment(doc.Bytes)
+	if err != nil {
+		return nil, &RefusedError{Rule: "bad-document", Reason: err.Error()}
+	}
+	if err := m.accept(st, dep, doc); err != nil {
+		return nil, err
+	}
+	w := &wish{deployment: dep}
+	if err := m.emergency(ctx, st, w); err != nil {
+		return nil, err
+	}
+	if dep.Inventory != nil {
+		if w.inventory, err = m.inventory(ctx, dep.Inventory.SHA256); err != nil {
+			return nil, err
+		}
+		w.invDigest = dep.Inventory.SHA256
+	}
+	ref := dep.Release
+	if dep.State == release.StateRevert {
+		ref = dep.Fallback
+	}
+	if ref == nil {
+		return w, m.remember(ctx, st, w, doc)
+	}
+	if w.rel, w.relRaw, err = m.release(ctx, *ref); err != nil {
+		return nil, err
+	}
+	w.digest = ref.SHA256
+	w.id = release.NewID(w.rel.Version, ref.SHA256)
+	return w, m.remember(ctx, st, w, doc)
+}
+
+func (m *Machine) accept(st *state.App, dep *release.Deployment, doc Document) error {
+	cfg := m.cfg()
+	if dep.App != m.app || dep.Environment != cfg.Environment {
+		return &RefusedError{Rule: "wrong-environment", Reason: sentence("the deployment under %s is for %s in %s, this host runs %s in %s",
+			doc.Path, dep.App, dep.Environment, m.app, cfg.Environment)}
+	}
+	if dep.Sequence < st.Sequence && !rotatedAway(st.SequenceKeys, doc.AllKeyIDs) {
+		return &RefusedError{Rule: "old-sequence", Reason: sentence("the deployment has sequence %d, this host has already accepted %d: a replay, or a publisher that lost its history",
+			dep.Sequence, st.Sequence)}
+	}
+	return nil
+}
+
+// rotatedAway reports whether a key that signed the remembered sequence has been taken from the role since: then the memory
+// may be an attacker's and is given up, like the versions of TUF specification 5.3.11.
+func rotatedAway(signers, now []string) bool {
+	if len(signers) == 0 || len(now) == 0 {
+		return false
+	}
+	return slices.ContainsFunc(signers, func(k string) bool { return !slices.Contains(now, k) })
+}
+
+// remember makes the sequence and the epoch durable before anything acts on them.
+func (m *Machine) remember(ctx context.Context, st *state.App, w *wish, doc Document) error {
+	epoch := st.Epoch
+	if w.emergency != nil {
+		epoch = w.emergency.Epoch
+	}
+	revoked := revokedDigests(w.emergency, st.Revoked)
+	if st.Sequence == w.deployment.Sequence && st.Epoch == epoch && slices.Equal(revoked, st.Revoked) {
+		return nil
+	}
+	return m.locked(ctx, func(tx *state.Tx) error {
+		tx.State.Sequence, tx.State.SequenceKeys = w.deployment.Sequence, doc.KeyIDs
+		tx.State.Epoch, tx.State.Revoked = epoch, revoked
+		return tx.Save()
+	})
+}
+
+func revokedDigests(e *release.Emergency, old []release.Digest) []release.Digest {
+	if e == nil {
+		return old
+	}
+	var out []release.Digest
+	for _, entry := range e.Entries {
+		if entry.Kind == "revoke" && entry.Digest != nil {
+			out = append(out, *entry.Digest)
+		}
+	}
+	return out
+}
+
+func (m *Machine) emergency(ctx context.Context, st *state.App, w *wish) error {
+	cfg := m.cfg()
+	doc, err := m.Source.Document(ctx, release.EmergencyPath(cfg.Environment))
+	if errors.Is(err, ErrNoDocument) {
+		return nil
+	}
+	var expired interface{ Expired() (string, time.Time) }
+	if errors.As(err, &expired) {
+		w.emergExp = true
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	e, err := release.ParseEmergency(doc.Bytes)
+	if err != nil {
+		return &RefusedError{Rule: "bad-document", Reason: err.Error()}
+	}
+	if e.Environment != cfg.Environment {
+		return &RefusedError{Rule: "wrong-environment", Reason: sentence("the emergency document is for %s, this host is in %s", e.Environment, cfg.Environment)}
+	}
+	if e.Epoch < st.Epoch && !rotatedAway(st.SequenceKeys, doc.AllKeyIDs) {
+		return &RefusedError{Rule: "old-epoch", Reason: sentence("the emergency document has epoch %d, this host has already accepted %d", e.Epoch, st.Epoch)}
+	}
+	w.emergency = e
+	return nil
+}
+
+func (m *Machine) inventory(ctx context.Context, digest release.Digest) (*release.Inventory, error) {
+	doc, err := m.Source.Document(ctx, release.InventoryPath(m.cfg().Environment))
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the inventory the deployment pins: %w", err)
+	}
+	if got := release.Sum(doc.Bytes); got != digest {
+		return nil, &RefusedError{Rule: "inventory-changed", Reason: sentence("the deployment pins inventory %s, the repository has %s: sign a deployment for the new inventory", digest.Short(), got.Short())}
+	}
+	inv, err := release.ParseInventory(doc.Bytes)
+	if err != nil {
+		return nil, &RefusedError{Rule: "bad-document", Reason: err.Error()}
+	}
+	return inv, nil
+}
+
+func (m *Machine) release(ctx context.Context, ref release.Reference) (*release.Release, []byte, error) {
+	app, version, err := release.ParseReleasePath(ref.Path)
+	if err != nil || app != m.app {
+		return nil, nil, &RefusedError{Rule: "bad-document", Reason: sentence("the deployment names release %q, which is not a release of %s", ref.Path, m.app)}
+	}
+	doc, err := m.Source.Document(ctx, ref.Path)
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot read release %s: %w", ref.Path, err)
+	}
+	if got := release.Sum(doc.Bytes); got != ref.SHA256 {
+		return nil, nil, &RefusedError{Rule: "release-changed", Reason: sentence("the deployment signs release %s with digest %s, the repository has %s", version, ref.SHA256.Short(), got.Short())}
+	}
+	rel, err := release.ParseRelease(doc.Bytes)
+	if err != nil {
+		return nil, nil, &RefusedError{Rule: "bad-document", Reason: err.Error()}
+	}
+	if rel.App != app || rel.Version != version {
+		return nil, nil, &RefusedError{Rule: "bad-document", Reason: sentence("%s is about %s %s", ref.Path, rel.App, rel.Version)}
+	}
+	return rel, doc.Bytes, nil
+}
+
+// decide asks the pure rollout rules.
+func (m *Machine) decide(st *state.App, w *wish) rollout.Decision {
+	cfg := m.cfg()
+	in := rollout.Input{
+		Deployment: w.deployment, Emergency: w.emergency, EmergencyExpired: w.emergExp, Inventory: w.inventory, InventoryDigest: w.invDigest,
+		Host: rollout.Host{ID: cfg.HostID, Labels: cfg.Labels, Environment: cfg.Environment},
+		Now:  m.Clock.Now(), ClockTrusted: m.Clock.Synchronised(), Issued: w.meta.Issued,
+		MetadataExpired: expiredRole(w.meta, m.Clock.Now()),
+	}
+	if st.Hold != nil {
+		in.Hold = &rollout.Hold{Until: st.Hold.Until, Reason: st.Hold.Reason, By: st.Hold.By}
+	}
+	if id, err := m.current(); err == nil && !id.IsZero() {
+		if _, _, stamp, err := m.tree.Load(id); err == nil {
+			in.Current = &rollout.Running{Version: id.Version(), Digest: stamp.Digest}
+		}
+	}
+	if q, ok := st.Quarantined(w.digest, w.deployment.Sequence); ok && !w.digest.IsZero() && m.quarantineBinds(q) {
+		in.Quarantined = &q.Reason
+	}
+	return rollout.Decide(in)
+}
+
+func (m *Machine) quarantineBinds(q state.Quarantine) bool {
+	return q.Cause.Sticky() || q.RetryAt.IsZero() || m.Clock.Now().Before(q.RetryAt)
+}
+
+// expiredRole names the role whose expiry was passed longest ago, if any.
+func expiredRole(meta Metadata, now time.Time) *rollout.Expired {
+	var out *rollout.Expired
+	for role, at := range meta.Expires {
+		if now.After(at) && (out == nil || at.Before(out.At)) {
+			out = &rollout.Expired{Role: role, At: at}
+		}
+	}
+	return out
+}

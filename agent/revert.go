@@ -1,0 +1,323 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/slipway-deploy/slipway/agent/durable"
+	"github.com/slipway-deploy/slipway/agent/health"
+	"github.com/slipway-deploy/slipway/agent/release"
+	"github.com/slipway-deploy/slipway/agent/state"
+	"github.com/slipway-deploy/slipway/agent/units"
+)
+
+var (
+	fpReverting  = durable.NewFailpoint("agent.revert.saved")
+	fpBack       = durable.NewFailpoint("agent.revert.swapped")
+	fpBackUnits  = durable.NewFailpoint("agent.revert.units-written")
+	fpBackUp     = durable.NewFailpoint("agent.revert.restarted")
+	fpRevertDone = durable.NewFailpoint("agent.revert.done")
+)
+
+// beginRevert makes the decision to go back durable, with the quarantine in the same write: a crash right after it ends in
+// the same place. The caller holds the lock; revert does the rest.
+func (m *Machine) beginRevert(tx *state.Tx, target release.ID, cause state.Cause, reason string) error {
+	a := tx.State.Attempt
+	a.Fallback, a.Cause, a.Reason, a.Restarted = target, cause, reason, false
+	if cause != state.CauseSigned && !a.Digest.IsZero() {
+		tx.State.AddQuarantine(state.Quarantine{
+			Digest: a.Digest, ID: a.To, Sequence: a.Sequence, Cause: cause, Reason: reason, At: m.Clock.Now().UTC(),
+		})
+	}
+	if err := tx.Advance(state.Reverting); err != nil {
+		return err
+	}
+	_ = m.reportPhase(tx.State, sentence("reverting %s from %s to %s: %s", m.app, a.To.Version(), orNothing(name(target)), reason))
+	return fpReverting.Hit()
+}
+
+// revert is the only way back. Every ending of a failed trial, every command and every recovery goes through it; it may be
+// interrupted anywhere and run again, by this daemon, the guard or the boot guardian. It asks nothing of network, metadata,
+// audit or free space.
+func (m *Machine) revert(ctx context.Context) {
+	ctx = context.WithoutCancel(ctx)
+	if err := m.goBack(ctx); err != nil {
+		m.fail("cannot finish reverting "+m.app.String()+" yet", err)
+		return
+	}
+	if err := m.judgeFallback(ctx); err != nil {
+		m.fail("cannot end the revert of "+m.app.String(), err)
+	}
+}
+
+// goBack swaps to the fallback and starts it, under the lock.
+func (m *Machine) goBack(ctx context.Context) error {
+	return m.locked(ctx, func(tx *state.Tx) error {
+		a := tx.State.Attempt
+		if tx.State.Phase != state.Reverting || a == nil {
+			return errSuperseded
+		}
+		if a.Restarted {
+			return nil
+		}
+		set, err := m.restoreLinks(ctx, tx, a)
+		if err != nil {
+			return err
+		}
+		if err := m.startFallback(ctx, a, set); err != nil {
+			m.damage(sentence("the fallback of %s did not start as it should: %v", m.app, err))
+		}
+		if err := fpBackUp.Hit(); err != nil {
+			return err
+		}
+		a.Restarted = true
+		if err := tx.Save(); err != nil {
+			return err
+		}
+		return errors.Join(m.Guards.Disarm(ctx, m.app, a.ID), tx.Unmark())
+	})
+}
+
+// restoreLinks is the part of a revert that the boot guardian shares: links and unit files. It returns the units to start,
+// or nil if there is nothing to go back to.
+func (m *Machine) restoreLinks(ctx context.Context, tx *state.Tx, a *state.Attempt) (*units.Set, error) {
+	target := m.intact(ctx, tx.State, a)
+	if target != a.Fallback {
+		m.damage(sentence("fallback %s of %s is not intact, using %s", a.Fallback, m.app, orNothing(name(target))))
+		a.Fallback = target
+		if err := tx.Save(); err != nil {
+			return nil, err
+		}
+	}
+	if target.IsZero() {
+		return nil, m.takeOff(ctx)
+	}
+	if err := m.tree.Swap(target); err != nil {
+		return nil, err
+	}
+	if err := fpBack.Hit(); err != nil {
+		return nil, err
+	}
+	set, err := m.unitsOf(target)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.install(ctx, set, false); err != nil {
+		return nil, err
+	}
+	return set, fpBackUnits.Hit()
+}
+
+// intact returns the attempt's fallback if it can be gone back to, else the newest known good release that can.
+func (m *Machine) intact(ctx context.Context, st *state.App, a *state.Attempt) release.ID {
+	if a.Fallback.IsZero() {
+		return a.Fallback
+	}
+	var floor *release.Version
+	if rel, _, _, err := m.tree.Load(a.To); err == nil {
+		floor = rel.RollbackFloor
+	}
+	candidates := []release.ID{a.Fallback}
+	for i := len(st.KnownGood) - 1; i >= 0; i-- {
+		candidates = append(candidates, st.KnownGood[i].ID)
+	}
+	for _, id := range candidates {
+		if id == a.To || !m.mayGoBackTo(st, id, floor) {
+			continue
+		}
+		if diffs, err := m.tree.Verify(ctx, id, true); err == nil && len(diffs) == 0 {
+			return id
+		}
+	}
+	return release.ID{}
+}
+
+// takeOff stops the app and leaves `current` absent: the end of a failed first installation and of a removal. The trees
+// stay.
+func (m *Machine) takeOff(ctx context.Context) error {
+	owned, err := m.Units.Owned(m.app)
+	if err != nil {
+		return err
+	}
+	for _, unit := range stopOrder(owned) {
+		if err := m.Manager.Job(ctx, "stop", unit); err != nil {
+			m.Log.Warn("a unit did not stop", "unit", unit, "error", err)
+		}
+	}
+	if err := m.tree.RemoveCurrent(); err != nil {
+		return err
+	}
+	if err := fpBack.Hit(); err != nil {
+		return err
+	}
+	changed, err := m.Units.Remove(m.app)
+	if err != nil {
+		return err
+	}
+	if changed {
+		if err := m.Manager.Reload(ctx); err != nil {
+			return err
+		}
+	}
+	for _, unit := range owned {
+		if err := m.Manager.ResetFailed(ctx, unit); err != nil {
+			m.Log.Warn("a unit's failure could not be reset", "unit", unit, "error", err)
+		}
+	}
+	return m.tree.ClearFallback()
+}
+
+// stopOrder puts sockets, timers and paths before services, so that nothing starts again what was just stopped. Templates
+// have no process of their own.
+func stopOrder(names []string) []string {
+	var first, last []string
+	for _, n := range names {
+		switch {
+		case units.IsTemplate(n):
+		case units.IsService(n):
+			last = append(last, n)
+		default:
+			first = append(first, n)
+		}
+	}
+	return append(first, last...)
+}
+
+// startFallback forgets failures and start limits first: without that a crash-looped unit, or its socket, would refuse.
+func (m *Machine) startFallback(ctx context.Context, a *state.Attempt, set *units.Set) error {
+	if set == nil {
+		return nil
+	}
+	for _, unit := range set.Names() {
+		if units.IsTemplate(unit) {
+			continue
+		}
+		if err := m.Manager.ResetFailed(ctx, unit); err != nil {
+			m.Log.Warn("a unit's failure could not be reset", "unit", unit, "error", err)
+		}
+	}
+	return m.restart(ctx, a.Fallback, set)
+}
+
+// fallbackWatch bounds how long a fallback may take to show that it is healthy.
+const (
+	fallbackDeadline   = 2 * time.Minute
+	fallbackMinHealthy = 3 * time.Second
+)
+
+// judgeFallback watches the fallback and ends the attempt. An unhealthy fallback is not swapped again: that would flip-flop.
+func (m *Machine) judgeFallback(ctx context.Context) error {
+	st, err := m.State.Read(m.app)
+	if err != nil {
+		return err
+	}
+	a := st.Attempt
+	if st.Phase != state.Reverting || a == nil {
+		return errSuperseded
+	}
+	v := health.Verdict{Answer: health.Healthy}
+	if !a.Fallback.IsZero() {
+		v = m.watchFallback(ctx, a)
+		m.hookAfter(ctx, a.Fallback, "post-revert")
+	}
+	return m.locked(ctx, func(tx *state.Tx) error {
+		if tx.State.Phase != state.Reverting || tx.State.Attempt == nil || tx.State.Attempt.ID != a.ID {
+			return nil
+		}
+		return m.endRevert(tx, v)
+	})
+}
+
+func (m *Machine) watchFallback(ctx context.Context, a *state.Attempt) health.Verdict {
+	probes, _, err := m.probes(a.Fallback, a.Timing)
+	if err != nil {
+		return health.Verdict{Answer: health.CannotTell, Reason: err.Error()}
+	}
+	w := health.Watch{Probes: probes, MinHealthy: fallbackMinHealthy, Deadline: fallbackDeadline, Length: fallbackDeadline}
+	return w.Run(ctx)
+}
+
+func (m *Machine) endRevert(tx *state.Tx, v health.Verdict) error {
+	a := tx.State.Attempt
+	o := state.Outcome{
+		At: m.Clock.Now().UTC(), Attempt: a.ID, Result: "reverted", From: a.To, To: a.Fallback, Sequence: a.Sequence, Cause: a.Cause, Reason: a.Reason,
+	}
+	to, message := state.Idle, sentence("%s is back on %s: %s", m.app, orNothing(name(a.Fallback)), a.Reason)
+	switch {
+	case a.Fallback.IsZero():
+		message = sentence("%s %s failed and there is nothing to go back to: its units are stopped and `current` is absent: %s", m.app, a.To.Version(), a.Reason)
+	case a.Cause == state.CauseFailedBefore:
+		o.Result = "failed-before"
+		message = sentence("%s is back on %s, which was already failing before %s was tried: %s", m.app, a.Fallback.Version(), a.To.Version(), a.Reason)
+	case v.Answer == health.Unhealthy:
+		o.Result, to = "stuck", state.Stuck
+		message = sentence("%s IS DOWN: it was reverted to %s (%s), and that is unhealthy too: %s. A person is needed; nothing will be swapped again by itself", m.app, a.Fallback.Version(), a.Reason, v.Reason)
+	}
+	tx.State.Record(o)
+	tx.State.Attempt = nil
+	if err := tx.Advance(to); err != nil {
+		return err
+	}
+	_ = m.reportEnd(tx.State, o, message)
+	return fpRevertDone.Hit()
+}
+
+// revertSigned goes back because the deployment signs it, or because what runs is revoked and the deployment's signed policy
+// says so.
+func (m *Machine) revertSigned(ctx context.Context, because string) error {
+	return m.locked(ctx, func(tx *state.Tx) error {
+		return m.startRevert(tx, release.ID{}, state.CauseSigned, because)
+	})
+}
+
+// startRevert turns an app at rest, or in trial, towards target; a zero target lets the machine choose. It only saves.
+func (m *Machine) startRevert(tx *state.Tx, target release.ID, cause state.Cause, reason string) error {
+	st := tx.State
+	if a := st.Attempt; a != nil && (st.Phase == state.Trial || st.Phase == state.Activating) {
+		return m.beginRevert(tx, a.Fallback, cause, reason)
+	}
+	cur, err := m.current()
+	if err != nil {
+		return err
+	}
+	if cur.IsZero() {
+		return &RefusedError{Rule: "nothing-runs", Reason: sentence("%s has no current release to revert from", m.app)}
+	}
+	if target.IsZero() {
+		target = m.earlier(st, cur)
+	}
+	if target.IsZero() {
+		return &RefusedError{Rule: "no-fallback", Reason: sentence("%s %s has no intact earlier release to go back to", m.app, cur.Version())}
+	}
+	a := &state.Attempt{
+		ID: newAttemptID(), Sequence: st.Sequence, From: cur, To: cur, Fallback: target, Started: m.Clock.Now().UTC(),
+		BootID: m.Clock.BootID(), Deadline: m.Clock.Boot() + fallbackDeadline, Length: fallbackDeadline, MaxBoots: defaultBoots, Baseline: "none",
+	}
+	if _, _, stamp, err := m.tree.Load(cur); err == nil {
+		a.Digest = stamp.Digest
+	}
+	st.Attempt = a
+	return m.beginRevert(tx, target, cause, reason)
+}
+
+// earlier picks the release to go back to from cur: the fallback link if it is usable, else the newest other known good.
+func (m *Machine) earlier(st *state.App, cur release.ID) release.ID {
+	var floor *release.Version
+	if rel, _, _, err := m.tree.Load(cur); err == nil {
+		floor = rel.RollbackFloor
+	}
+	var candidates []release.ID
+	if id, err := m.tree.Fallback(); err == nil {
+		candidates = append(candidates, id)
+	}
+	for i := len(st.KnownGood) - 1; i >= 0; i-- {
+		candidates = append(candidates, st.KnownGood[i].ID)
+	}
+	for _, id := range candidates {
+		if id != cur && m.mayGoBackTo(st, id, floor) {
+			return id
+		}
+	}
+	return release.ID{}
+}

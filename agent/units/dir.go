@@ -1,0 +1,254 @@
+package units
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/slipway-deploy/slipway/agent/durable"
+	"github.com/slipway-deploy/slipway/agent/release"
+)
+
+// Dir is a unit directory. Search lists the other directories the service manager loads units from: a unit of the same name
+// there is somebody else's, and is never shadowed.
+type Dir struct {
+	Path   string
+	Search []string
+}
+
+const (
+	mainDropIn  = "10-slipway.conf"
+	trialDropIn = "20-slipway-trial.conf"
+	trialText   = "[Unit]\nRequires=slipway-boot.service\n"
+)
+
+var (
+	fpWrite  = durable.NewFailpoint("units.apply.before-write")
+	fpWrote  = durable.NewFailpoint("units.apply.after-write")
+	fpRemove = durable.NewFailpoint("units.apply.after-remove")
+	fpTrial  = durable.NewFailpoint("units.trial.after")
+)
+
+// Check refuses a set that would collide with units that are not the app's own. It writes nothing.
+func (d Dir) Check(set *Set) error {
+	var errs []error
+	for _, name := range set.Names() {
+		data, err := os.ReadFile(filepath.Join(d.Path, name))
+		if err == nil && owner(data) != set.App.String() {
+			errs = append(errs, &RefusedError{Unit: name, Reason: "the host already has a unit of this name that is not " + set.App.String() + "'s"})
+			continue
+		}
+		for _, dir := range d.Search {
+			if _, err := os.Lstat(filepath.Join(dir, name)); err == nil {
+				errs = append(errs, &RefusedError{Unit: name, Reason: "the host already has a unit of this name in " + dir})
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Apply makes the directory hold exactly set for its app: writes what differs, removes units, drop-ins and links of the app
+// that the set does not have. With trial, every unit also requires the boot guardian. It reports whether anything changed;
+// the caller then reloads the service manager. Apply is idempotent and may be interrupted anywhere.
+func (d Dir) Apply(set *Set, trial bool) (changed bool, err error) {
+	if err := d.Check(set); err != nil {
+		return false, err
+	}
+	want := map[string]string{}
+	for name, text := range set.Files {
+		want[name] = text
+		want[filepath.Join(name+".d", mainDropIn)] = set.DropIns[name]
+		if trial {
+			want[filepath.Join(name+".d", trialDropIn)] = header(set.App, set.ID) + trialText
+		}
+	}
+	changed, err = d.removeOthers(set.App, want, set.Links)
+	if err != nil {
+		return changed, err
+	}
+	for _, name := range sorted(want) {
+		wrote, err := d.write(name, want[name])
+		changed = changed || wrote
+		if err != nil {
+			return changed, err
+		}
+	}
+	for _, link := range set.Links {
+		made, err := d.link(link)
+		changed = changed || made
+		if err != nil {
+			return changed, err
+		}
+	}
+	return changed, nil
+}
+
+// SetTrial adds or removes the trial drop-ins of set's units and leaves all else alone.
+func (d Dir) SetTrial(set *Set, on bool) (changed bool, err error) {
+	for _, name := range set.Names() {
+		path := filepath.Join(name+".d", trialDropIn)
+		if on {
+			wrote, err := d.write(path, header(set.App, set.ID)+trialText)
+			changed = changed || wrote
+			if err != nil {
+				return changed, err
+			}
+			continue
+		}
+		if _, err := os.Lstat(filepath.Join(d.Path, path)); errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err := durable.Remove(filepath.Join(d.Path, path)); err != nil {
+			return changed, fmt.Errorf("cannot end the trial wiring of %s: %w", name, err)
+		}
+		changed = true
+	}
+	return changed, fpTrial.Hit()
+}
+
+// Remove takes every unit, drop-in and link of app away.
+func (d Dir) Remove(app release.App) (changed bool, err error) {
+	return d.removeOthers(app, nil, nil)
+}
+
+// Owned lists the units in the directory that are app's, in order of name.
+func (d Dir) Owned(app release.App) ([]string, error) {
+	entries, err := os.ReadDir(d.Path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot list units: %w", err)
+	}
+	var names []string
+	for _, e := range entries {
+		if e.Type().IsRegular() && d.owns(app, e.Name()) {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
+}
+
+func (d Dir) owns(app release.App, name string) bool {
+	data, err := os.ReadFile(filepath.Join(d.Path, name))
+	return err == nil && owner(data) == app.String()
+}
+
+// Differences names the files of the directory that are not as set and trial say, for drift and for the boot guardian.
+func (d Dir) Differences(set *Set) []string {
+	var out []string
+	for _, name := range set.Names() {
+		if !d.same(name, set.Files[name]) {
+			out = append(out, name)
+		}
+		if dropIn := filepath.Join(name+".d", mainDropIn); !d.same(dropIn, set.DropIns[name]) {
+			out = append(out, dropIn)
+		}
+	}
+	for _, link := range set.Links {
+		if to, err := os.Readlink(filepath.Join(d.Path, link)); err != nil || to != linkTarget(link) {
+			out = append(out, link)
+		}
+	}
+	return out
+}
+
+func (d Dir) same(name, text string) bool {
+	data, err := os.ReadFile(filepath.Join(d.Path, name))
+	return err == nil && string(data) == text
+}
+
+func (d Dir) write(name, text string) (bool, error) {
+	path := filepath.Join(d.Path, name)
+	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, []byte(text)) {
+		return false, nil
+	}
+	if err := durable.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return false, fmt.Errorf("cannot write unit %s: %w", name, err)
+	}
+	if err := fpWrite.Hit(); err != nil {
+		return false, err
+	}
+	if err := durable.WriteFile(path, []byte(text), 0o644); err != nil {
+		return false, fmt.Errorf("cannot write unit %s: %w", name, err)
+	}
+	return true, fpWrote.Hit()
+}
+
+func linkTarget(link string) string { return "../" + filepath.Base(link) }
+
+func (d Dir) link(link string) (bool, error) {
+	path := filepath.Join(d.Path, link)
+	if to, err := os.Readlink(path); err == nil && to == linkTarget(link) {
+		return false, nil
+	}
+	if err := durable.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return false, fmt.Errorf("cannot link unit %s: %w", link, err)
+	}
+	if err := durable.SwapLink(path, linkTarget(link)); err != nil {
+		return false, fmt.Errorf("cannot link unit %s: %w", link, err)
+	}
+	return true, nil
+}
+
+// removeOthers removes app's files and links that want and links do not have. Links and drop-ins go before the unit they
+// belong to, so that an interruption never leaves one that names nothing.
+func (d Dir) removeOthers(app release.App, want map[string]string, links []string) (bool, error) {
+	owned, err := d.Owned(app)
+	if err != nil {
+		return false, err
+	}
+	var gone []string
+	for _, name := range owned {
+		gone = append(gone, d.staleLinks(name, links)...)
+		for _, f := range []string{trialDropIn, mainDropIn} {
+			path := filepath.Join(name+".d", f)
+			if _, keep := want[path]; !keep && d.owns(app, path) {
+				gone = append(gone, path)
+			}
+		}
+		if _, keep := want[name]; !keep {
+			gone = append(gone, name)
+		}
+	}
+	for _, name := range gone {
+		if err := durable.Remove(filepath.Join(d.Path, name)); err != nil {
+			return true, fmt.Errorf("cannot remove unit file %s: %w", name, err)
+		}
+		if err := fpRemove.Hit(); err != nil {
+			return true, err
+		}
+		if dir := filepath.Dir(name); strings.HasSuffix(dir, ".d") {
+			_ = os.Remove(filepath.Join(d.Path, dir)) // stays when an administrator keeps a drop-in there
+		}
+	}
+	return len(gone) > 0, nil
+}
+
+func (d Dir) staleLinks(name string, keep []string) []string {
+	var stale []string
+	for _, pattern := range []string{"*.wants/", "*.requires/"} {
+		found, _ := filepath.Glob(filepath.Join(d.Path, pattern+name))
+		for _, path := range found {
+			rel, err := filepath.Rel(d.Path, path)
+			if to, lerr := os.Readlink(path); err == nil && lerr == nil && to == linkTarget(rel) && !slices.Contains(keep, rel) {
+				stale = append(stale, rel)
+			}
+		}
+	}
+	return stale
+}
+
+func sorted(m map[string]string) []string {
+	names := make([]string, 0, len(m))
+	for n := range m {
+		names = append(names, n)
+	}
+	slices.Sort(names)
+	return names
+}
