@@ -1,0 +1,296 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+)
+
+// Refresh brings the top-level metadata up to date from the first mirror that can. With nothing new it costs one conditional
+// request. On an error everything trusted before stays trusted until it lapses; whether to act on it is the caller's rule.
+func (c *Client) Refresh(ctx context.Context) (Trusted, error) {
+	if err := c.awaitClock(ctx); err != nil {
+		return Trusted{}, err
+	}
+	unlock, err := c.lock(ctx)
+	if err != nil {
+		return Trusted{}, err
+	}
+	defer unlock()
+	now, err := c.now()
+	if err != nil {
+		return Trusted{}, err
+	}
+	var errs []error
+	for _, i := range c.mirrors.metadata() {
+		changed, err := c.cycle(ctx, i, now)
+		if err == nil {
+			return c.refreshed(i, now, changed)
+		}
+		c.log.Warn("a mirror could not refresh the metadata", "mirror", c.cfg.Mirrors[i].Metadata, "error", err)
+		if errs = append(errs, err); ctx.Err() != nil {
+			break
+		}
+	}
+	return Trusted{}, errors.Join(join(errs), c.commit())
+}
+
+func (c *Client) refreshed(mirror int, now time.Time, changed bool) (Trusted, error) {
+	c.checked = now
+	if changed {
+		c.mirrors.served(mirror)
+		if err := c.commit(); err != nil {
+			return Trusted{}, err
+		}
+	} else {
+		c.mirrors.nextPoll()
+	}
+	if err := c.keepTime(now, changed); err != nil {
+		return Trusted{}, err
+	}
+	return c.trusted(changed)
+}
+
+// cycle is the client workflow of the specification (5.3 to 5.6) against one mirror. Whatever it verified stays in memory for
+// the next mirror, which can only be asked to go further.
+func (c *Client) cycle(ctx context.Context, mirror int, now time.Time) (changed bool, err error) {
+	m := c.cfg.Mirrors[mirror]
+	probed := false
+	if c.set == nil || now.Sub(c.probed) >= c.cfg.RootProbe || now.Before(c.probed) || now.After(c.root().expires) {
+		if changed, err = c.walkRoots(ctx, m, now); err != nil {
+			return false, err
+		}
+		probed = true
+	}
+	data, err := c.fetchStamp(ctx, m)
+	if err != nil {
+		return false, err
+	}
+	if data == nil && c.set != nil && c.set.stamp == c.stamp {
+		return changed, c.lapsed(now)
+	}
+	if data != nil && !probed {
+		if changed, err = c.walkRoots(ctx, m, now); err != nil {
+			return false, err
+		}
+	}
+	moved, err := c.advance(ctx, m, data, now)
+	return changed || moved, err
+}
+
+// walkRoots follows the chain of roots to its end. A missing next version is how a server says that there is none.
+func (c *Client) walkRoots(ctx context.Context, m Mirror, now time.Time) (changed bool, err error) {
+	for range c.cfg.Limits.Roots {
+		version := c.root().version + 1
+		data, _, err := c.fetch.readAll(ctx, c.timed(m.metadataRequest(metadata.ROOT, version)), c.cfg.Limits.Root)
+		if missing(err) {
+			c.probed = now
+			return changed, c.settleRoot(now, changed)
+		}
+		if err != nil {
+			return changed, err
+		}
+		next, err := c.root().next(data)
+		if err != nil {
+			return changed, errors.Join(err, c.resettle(changed))
+		}
+		if err := c.cache.saveRoot(version, data); err != nil {
+			return changed, err
+		}
+		c.step(next)
+		changed = true
+	}
+	return changed, errors.Join(&ErrTooManyRoots{Limit: c.cfg.Limits.Roots, At: c.root().version}, c.resettle(changed))
+}
+
+// settleRoot judges the root that the walk ended at: it must be no older than what was trusted once, and not lapsed.
+func (c *Client) settleRoot(now time.Time, changed bool) error {
+	if err := c.resettle(changed); err != nil {
+		return err
+	}
+	if r := c.root(); r.version < c.floors.Root {
+		return &ErrRollback{Role: metadata.ROOT, Have: c.floors.Root, Got: r.version}
+	}
+	if now.After(c.root().expires) {
+		return &ErrExpired{Role: metadata.ROOT, At: c.root().expires}
+	}
+	return nil
+}
+
+// resettle verifies what is held under a root that changed.
+func (c *Client) resettle(changed bool) error {
+	c.foreign()
+	if !changed {
+		return nil
+	}
+	c.stamp, c.snap, c.set = nil, nil, nil
+	c.adopt()
+	return nil
+}
+
+func (c *Client) timed(r request) request {
+	r.timeout = c.cfg.HTTP.MetadataTimeout
+	return r
+}
+
+// fetchStamp returns nil if the mirror still has the very bytes that were verified last.
+func (c *Client) fetchStamp(ctx context.Context, m Mirror) ([]byte, error) {
+	r := c.timed(m.metadataRequest(metadata.TIMESTAMP, 0))
+	if c.stamp != nil {
+		r.known = c.index.Validators[r.url]
+	}
+	data, a, err := c.fetch.readAll(ctx, r, c.cfg.Limits.Timestamp)
+	if err != nil || a.unchanged {
+		return nil, err
+	}
+	if c.stamp != nil && fileOf(data) == c.stamp.file {
+		return nil, nil
+	}
+	// Valid only for bytes that will have been verified; cleared again if they are refused.
+	c.setValidator(r.url, a.validator)
+	return data, nil
+}
+
+func (c *Client) setValidator(url string, v validator) {
+	next := map[string]validator{}
+	for _, m := range c.cfg.Mirrors {
+		if u := m.metadataRequest(metadata.TIMESTAMP, 0).url; u != url {
+			if old, ok := c.index.Validators[u]; ok {
+				next[u] = old
+			}
+		} else if v != (validator{}) {
+			next[u] = v
+		}
+	}
+	c.index.Validators = next
+}
+
+// advance takes a newly fetched timestamp (nil: the one held) and completes the set under it.
+func (c *Client) advance(ctx context.Context, m Mirror, data []byte, now time.Time) (changed bool, err error) {
+	if data != nil {
+		if changed, err = c.acceptStamp(data, now); err != nil {
+			c.setValidator(m.metadataRequest(metadata.TIMESTAMP, 0).url, validator{})
+			return false, err
+		}
+		if !changed {
+			c.setValidator(m.metadataRequest(metadata.TIMESTAMP, 0).url, validator{})
+		}
+	}
+	if !changed && c.set != nil && c.set.stamp == c.stamp {
+		return false, c.lapsed(now)
+	}
+	if now.After(c.stamp.meta.Signed.Expires) {
+		return false, &ErrExpired{Role: metadata.TIMESTAMP, At: c.stamp.meta.Signed.Expires}
+	}
+	if err := c.acceptSnap(ctx, m, now); err != nil {
+		return false, err
+	}
+	next := &set{stamp: c.stamp, snap: c.snap, roles: map[pair]*role{}}
+	next.targets, err = c.reuseTargets(next, now)
+	if next.targets == nil {
+		next.targets, err = c.obtain(ctx, m, next, nil, metadata.TARGETS, now)
+	}
+	if err != nil {
+		return false, err
+	}
+	next.carry(c.set)
+	c.set = next
+	c.index.At = now
+	c.index.Complete = &generation{c.index.Timestamp, c.index.Snapshot, refOf(next.targets.file, next.targets.version)}
+	return true, nil
+}
+
+func (c *Client) acceptStamp(data []byte, now time.Time) (changed bool, err error) {
+	s, err := verifyStamp(c.root(), c.stamp, data, now)
+	if err != nil {
+		return false, err
+	}
+	if s == c.stamp {
+		return false, nil
+	}
+	if err := errors.Join(c.floors.checkStamp(s), c.plausible(s.issued, now)); err != nil {
+		return false, err
+	}
+	if err := c.cache.saveBlob(s.file, data); err != nil {
+		return false, err
+	}
+	c.stamp = s
+	c.index.Timestamp = refOf(s.file, s.meta.Signed.Version)
+	return true, nil
+}
+
+func (c *Client) acceptSnap(ctx context.Context, m Mirror, now time.Time) error {
+	want := c.stamp.snapshot()
+	if c.snap != nil && c.snap.meta.Signed.Version == want.Version && !now.After(c.snap.meta.Signed.Expires) {
+		return nil
+	}
+	r := m.metadataRequest(metadata.SNAPSHOT, c.versioned(want.Version))
+	data, _, err := c.fetch.readAll(ctx, c.timed(r), limitFor(c.cfg.Limits.Snapshot, want))
+	if err != nil {
+		return err
+	}
+	s, err := verifySnap(c.root(), c.stamp, c.snap, data, now)
+	if err != nil {
+		return err
+	}
+	if err := c.floors.checkSnap(s); err != nil {
+		return err
+	}
+	if err := c.cache.saveBlob(s.file, data); err != nil {
+		return err
+	}
+	c.snap = s
+	c.index.Snapshot = refOf(s.file, s.meta.Signed.Version)
+	return nil
+}
+
+func (c *Client) reuseTargets(next *set, now time.Time) (*role, error) {
+	if c.set == nil || !c.set.targets.pinned(next.snap.of(metadata.TARGETS), c.set.targets.version) {
+		return nil, nil
+	}
+	if t := c.set.targets; !now.After(t.expires) {
+		return t, nil
+	}
+	return nil, nil
+}
+
+func (c *Client) versioned(version int64) int64 {
+	if c.root().consistent {
+		return version
+	}
+	return 0
+}
+
+// obtain gets a targets role as by delegates it (nil: root): from the cache if those bytes still verify, else from the mirror.
+func (c *Client) obtain(ctx context.Context, m Mirror, s *set, by *role, name string, now time.Time) (*role, error) {
+	meta := s.snap.of(name)
+	if meta == nil {
+		return nil, &ErrCorrupt{Name: name, Reason: "delegated to, but not in the snapshot"}
+	}
+	if held := c.index.Roles[name]; held.Version == meta.Version {
+		if data := c.cache.loadBlob(held); data != nil {
+			if r, err := verifyRole(c.root(), s.stamp, s.snap, by, name, data, now); err == nil {
+				return r, nil
+			}
+		}
+	}
+	r := m.metadataRequest(name, c.versioned(meta.Version))
+	data, _, err := c.fetch.readAll(ctx, c.timed(r), limitFor(c.cfg.Limits.Targets, meta))
+	if err != nil {
+		return nil, err
+	}
+	verified, err := verifyRole(c.root(), s.stamp, s.snap, by, name, data, now)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.cache.saveBlob(verified.file, data); err != nil {
+		return nil, err
+	}
+	if c.index.Roles == nil {
+		c.index.Roles = map[string]ref{}
+	}
+	c.index.Roles[name] = refOf(verified.file, verified.version)
+	return verified, nil
+}
