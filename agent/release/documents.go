@@ -103,13 +103,13 @@ type Directory struct {
 // CheckKind selects how a health check asks.
 type CheckKind string
 
-// The kinds of health checks.
+// The kinds of health checks. The first is not called CheckUnit because that is the rule check of unit files.
 const (
-	CheckUnit CheckKind = "unit"
-	CheckHTTP CheckKind = "http"
-	CheckTCP  CheckKind = "tcp"
-	CheckExec CheckKind = "exec"
-	CheckGRPC CheckKind = "grpc"
+	CheckUnitState CheckKind = "unit"
+	CheckHTTP      CheckKind = "http"
+	CheckTCP       CheckKind = "tcp"
+	CheckExec      CheckKind = "exec"
+	CheckGRPC      CheckKind = "grpc"
 )
 
 // Check is one default health check of a release. Only the fields of its kind may be set: Unit (unit), URL and Status

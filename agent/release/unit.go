@@ -58,7 +58,7 @@ func RenderUnit(content []byte, v UnitVars) []byte {
 }
 
 // UnitInstall returns the units that want or require this one when it is enabled, in order and without duplicates. It is
-// meant for content that CheckUnitFile has accepted; of other content it returns what it can read.
+// meant for content that CheckUnit has accepted; of other content it returns what it can read.
 func UnitInstall(content []byte) (wantedBy []string) {
 	lines, _ := readUnit(content)
 	seen := map[string]bool{}

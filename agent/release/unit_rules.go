@@ -15,7 +15,7 @@ type UnitRules struct {
 	AllowRoot bool
 }
 
-// CheckUnitFile refuses a unit file that could reach beyond its app. Signing a release grants what its units grant, so the rules
+// CheckUnit refuses a unit file that could reach beyond its app. Signing a release grants what its units grant, so the rules
 // are a list of what is allowed; a directive that is not on it is refused, with the line and the reason. It checks the file
 // as RenderUnit will write it. All problems are in one *UnitError.
 //
@@ -38,7 +38,7 @@ type UnitRules struct {
 //
 // With the host's allow_root, a service may run as root, programs may be anywhere, and directives that are not on the list
 // are accepted; names and references stay confined.
-func CheckUnitFile(app App, name UnitName, content []byte, rules UnitRules) error {
+func CheckUnit(app App, name UnitName, content []byte, rules UnitRules) error {
 	c := &unitCheck{app: app, kind: name.Kind(), rules: rules, current: rules.AppRoot + "/current"}
 	if !name.BelongsTo(app) {
 		c.refuse(unitLine{}, "the name is not "+app.String()+", "+app.String()+"-… or "+app.String()+"@…")

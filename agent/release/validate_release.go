@@ -138,11 +138,11 @@ func (r *Release) validateChecks(p *problems) {
 
 // checkFields says which fields a kind may set; the first of them is the one it must.
 var checkFields = map[CheckKind][]string{
-	CheckUnit: {"unit"},
-	CheckHTTP: {"url", "status"},
-	CheckTCP:  {"address"},
-	CheckExec: {"command", "user"},
-	CheckGRPC: {"address", "service"},
+	CheckUnitState: {"unit"},
+	CheckHTTP:      {"url", "status"},
+	CheckTCP:       {"address"},
+	CheckExec:      {"command", "user"},
+	CheckGRPC:      {"address", "service"},
 }
 
 func (c *Check) validateFields(p *problems, at string) {
