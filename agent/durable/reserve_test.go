@@ -97,7 +97,7 @@ func TestReserveShrinksAndRefusesForeignFiles(t *testing.T) {
 	must(t, (&durable.Reserve{Path: path, Size: 1 << 20}).Ensure())
 	small := &durable.Reserve{Path: path, Size: 4096}
 	must(t, small.Ensure())
-	if held, _ := small.Held(); held != 4096 {
+	if held, _ := small.Held(); held < 4096 || held > 16<<10 {
 		t.Errorf("holds %d", held)
 	}
 	must(t, os.Remove(path))
@@ -109,7 +109,7 @@ func TestReserveShrinksAndRefusesForeignFiles(t *testing.T) {
 	must(t, os.WriteFile(path, nil, 0o600))
 	must(t, os.Truncate(path, 4096))
 	must(t, small.Ensure())
-	if held, _ := small.Held(); held != 4096 {
+	if held, _ := small.Held(); held < 4096 {
 		t.Errorf("a sparse file passed for a reserve: %d", held)
 	}
 }
