@@ -2,6 +2,7 @@ package release
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -57,23 +58,37 @@ func RenderUnit(content []byte, v UnitVars) []byte {
 	return []byte(strings.NewReplacer("@current@", v.Current, "@app@", v.App.String()).Replace(string(content)))
 }
 
-// UnitInstall returns the units that want or require this one when it is enabled, in order and without duplicates. It is
-// meant for content that CheckUnit has accepted; of other content it returns what it can read.
-func UnitInstall(content []byte) (wantedBy []string) {
+// UnitLinks are the units that want or require a unit once it is enabled, in order and without duplicates.
+type UnitLinks struct {
+	WantedBy, RequiredBy []string
+}
+
+// UnitInstall reads the [Install] section. It is meant for rendered content that CheckUnit has accepted; of other content it
+// returns what it can read.
+func UnitInstall(content []byte) UnitLinks {
+	var links UnitLinks
 	lines, _ := readUnit(content)
-	seen := map[string]bool{}
 	for _, l := range lines {
-		if l.section != "Install" || l.key != "WantedBy" && l.key != "RequiredBy" && l.key != "UpheldBy" {
+		if l.section != "Install" {
 			continue
 		}
-		for _, unit := range strings.Fields(l.value) {
-			if !seen[unit] {
-				seen[unit] = true
-				wantedBy = append(wantedBy, unit)
-			}
+		switch l.key {
+		case "WantedBy":
+			links.WantedBy = appendNew(links.WantedBy, strings.Fields(l.value))
+		case "RequiredBy":
+			links.RequiredBy = appendNew(links.RequiredBy, strings.Fields(l.value))
 		}
 	}
-	return wantedBy
+	return links
+}
+
+func appendNew(list, more []string) []string {
+	for _, s := range more {
+		if !slices.Contains(list, s) {
+			list = append(list, s)
+		}
+	}
+	return list
 }
 
 // unitLine is one directive; line is where it starts.

@@ -32,7 +32,6 @@ var unitRules = map[string]map[string]unitRule{
 	"Install": {
 		"WantedBy":   refs(enablers...),
 		"RequiredBy": refs(enablers...),
-		"UpheldBy":   refs(),
 		"Also":       refs(),
 	},
 	"Service": with(free(`Type ExitType RemainAfterExit GuessMainPID Restart RestartSec RestartSteps RestartMaxDelaySec RestartMode

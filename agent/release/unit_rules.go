@@ -91,7 +91,7 @@ func (c *unitCheck) line(l unitLine) {
 	case known && rule == nil, !known && c.free(l):
 		return
 	case !known && l.section == "Install":
-		c.refuse(l, "only WantedBy, RequiredBy, UpheldBy and Also are allowed in [Install]")
+		c.refuse(l, "only WantedBy, RequiredBy and Also are allowed in [Install]")
 	case !known && !c.rules.AllowRoot:
 		c.refuse(l, "the directive is not on the list of those a release may use; a host can set it in a drop-in of its own")
 	case known && l.value != "":
