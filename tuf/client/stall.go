@@ -44,11 +44,16 @@ func (g *stallGuard) bytes() int64 {
 func (g *stallGuard) expire() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.judge(g.limits.Window)
-	if !g.waiting.IsZero() {
-		g.waiting = time.Now()
-		g.timer.Reset(g.limits.Window)
+	if g.waiting.IsZero() {
+		return
 	}
+	if waited := g.waited + time.Since(g.waiting); waited < g.limits.Window { // a read ended this window just now
+		g.timer.Reset(g.limits.Window - waited)
+		return
+	}
+	g.judge(g.limits.Window)
+	g.waiting = time.Now()
+	g.timer.Reset(g.limits.Window)
 }
 
 // judge closes one window.
