@@ -149,11 +149,10 @@ func (s *Schedule) advanced(wave int) (because string, open bool) {
 	if s.d.MaxWave != "" {
 		return fmt.Sprintf("wave %s is beyond the signed max_wave %s", name, s.d.MaxWave), false
 	}
-	hub := s.d.Coordinator != nil && s.d.Coordinator.Kind == "hub"
 	for _, w := range s.d.Waves[:wave+1] {
 		switch {
 		case w.Advance == "" || w.Advance == "none":
-		case w.Advance == "auto" && hub:
+		case w.Advance == "auto" && s.hasHub():
 		case w.Advance == "auto":
 			return fmt.Sprintf("wave %s needs a signed max_wave: wave %s advances automatically and no hub is there to judge it", name, w.Name), false
 		default:
@@ -162,6 +161,8 @@ func (s *Schedule) advanced(wave int) (because string, open bool) {
 	}
 	return "", true
 }
+
+func (s *Schedule) hasHub() bool { return s.d.Coordinator != nil && s.d.Coordinator.Kind == "hub" }
 
 // revertShare is the share of the fleet that reverts before the host: the reverse of the order in which it went forward.
 func (s *Schedule) revertShare(h Host) uint64 {

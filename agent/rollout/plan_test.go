@@ -1,0 +1,175 @@
+package rollout
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/slipway-deploy/slipway/agent/release"
+)
+
+func kinds(f Forecast) (list []string) {
+	for _, w := range f.Warnings {
+		list = append(list, strings.Trim(w.Kind+":"+w.Wave, ":"))
+	}
+	return list
+}
+
+// planned is a deployment that gives no cause for warnings.
+func planned(waves ...release.Wave) *release.Deployment {
+	d := deployment()
+	d.Freshness, d.Population, d.Waves = hours(0.25), 10_000, waves
+	return d
+}
+
+func TestThePlanOfASoundDeploymentWarnsOfNothing(t *testing.T) {
+	d := planned(release.Wave{Name: "canary", PercentBP: 100, Spread: hours(1)},
+		release.Wave{Name: "rest", PercentBP: 10000, StartAfter: hours(24), Spread: hours(12)})
+	f := Plan(d, nil, release.Digest{}, 0)
+	if len(f.Warnings) != 0 || f.Exact || f.Hosts != 10_000 || f.Waves[0].Hosts != 100 || f.Waves[1].Hosts != 9900 {
+		t.Errorf("got %+v", f)
+	}
+	rest := f.Waves[1]
+	if !rest.Opens.Equal(noon.Add(24*time.Hour)) || rest.Last.After(noon.Add(36*time.Hour)) || rest.NeedsSignature {
+		t.Errorf("rest: %+v", rest)
+	}
+}
+
+func TestThePlanKnowsTheChanceOfAnEmptyCanary(t *testing.T) {
+	d := planned(release.Wave{Name: "canary", PercentBP: 500}, release.Wave{Name: "rest", PercentBP: 10000})
+	f := Plan(d, nil, release.Digest{}, 20)
+	if got := f.Waves[0].Empty; math.Abs(got-0.358) > 0.001 {
+		t.Errorf("5 %% of 20 hosts is empty with a chance of %.3f", got)
+	}
+	if want := []string{"empty-wave:canary"}; !slices.Equal(kinds(f), want) {
+		t.Errorf("got %v, want %v", f.Warnings, want)
+	}
+	empty := 0
+	for i := range 4000 {
+		d.RolloutID = fmt.Sprint("r-", i)
+		s := NewSchedule(d, nil, release.Digest{})
+		if !slices.ContainsFunc(s.Starts(hostsOf(20)), func(s Start) bool { return s.Wave == "canary" }) {
+			empty++
+		}
+	}
+	if share := float64(empty) / 4000; math.Abs(share-f.Waves[0].Empty) > 0.04 {
+		t.Errorf("forecast %.3f, but %.3f of 4000 rollouts had an empty canary", f.Waves[0].Empty, share)
+	}
+}
+
+func hostsOf(n int) []Host {
+	hosts := make([]Host, n)
+	for i := range hosts {
+		hosts[i] = Host{ID: fmt.Sprint("host-", i), Environment: production}
+	}
+	return hosts
+}
+
+func TestThePlanWarnsOfEverythingThatCannotWork(t *testing.T) {
+	rest := release.Wave{Name: "rest", PercentBP: 10000}
+	cases := map[string]func(*release.Deployment){
+		"unplaced":          func(d *release.Deployment) { d.Waves[0].PercentBP = 5000 },
+		"freshness":         func(d *release.Deployment) { d.Freshness = 0 },
+		"no-population":     func(d *release.Deployment) { d.Population = 0 },
+		"min-hosts:rest":    func(d *release.Deployment) { d.Waves[0].MinHosts = 20_000 },
+		"inventory":         func(d *release.Deployment) { d.Inventory = &release.InventoryRef{} },
+		"never-opens:rest":  func(d *release.Deployment) { d.Expires = ptr(noon) },
+		"bunched:rest":      func(d *release.Deployment) { d.Waves[0].Spread = hours(24); d.Windows = nightly },
+		"advance:late":      func(d *release.Deployment) { d.Waves = twoWaves("auto") },
+		"empty-wave:canary": func(d *release.Deployment) { d.Waves = twoWaves("none"); d.Population = 10 },
+	}
+	for want, change := range cases {
+		d := planned(rest)
+		change(d)
+		if got := kinds(Plan(d, nil, release.Digest{}, 0)); !slices.Equal(got, []string{want}) {
+			t.Errorf("got %v, want %s", got, want)
+		}
+	}
+}
+
+var nightly = []release.Window{{Days: everyDay, Start: "22:00", Length: hours(4)}}
+
+func twoWaves(advance string) []release.Wave {
+	return []release.Wave{{Name: "canary", PercentBP: 1000}, {Name: "late", PercentBP: 10000, Advance: advance}}
+}
+
+func TestThePlanOfARankedFleetIsExact(t *testing.T) {
+	in := open()
+	in.Deployment.Freshness = hours(1)
+	in.Deployment.Waves = []release.Wave{{Name: "canary", Count: 3}, {Name: "gone", Hosts: []string{"x"}}, {Name: "half", PercentBP: 5000, Advance: "signed"}}
+	pin(&in, fleet(20, nil)...)
+	f := Plan(in.Deployment, in.Inventory, in.InventoryDigest, 0)
+	if !f.Exact || f.Hosts != 20 || f.Waves[0].Hosts != 3 || f.Waves[2].Hosts != 7 || !f.Waves[2].NeedsSignature {
+		t.Errorf("got %+v", f)
+	}
+	if want := []string{"empty-wave:gone", "unplaced"}; !slices.Equal(kinds(f), want) {
+		t.Errorf("got %v, want %v", f.Warnings, want)
+	}
+}
+
+func TestStartsAreTheEarliestThatDecideGives(t *testing.T) {
+	r := random(t)
+	for range 300 {
+		in := someInput(r)
+		in.Hold, in.Emergency = nil, nil
+		s := NewSchedule(in.Deployment, in.Inventory, in.InventoryDigest)
+		for _, start := range s.Starts([]Host{in.Host}) {
+			if got := on(in, noon.Add(-week)); !got.Earliest.Equal(start.At) || got.Wave != start.Wave {
+				t.Fatalf("planned %+v, decided %+v", start, got)
+			}
+			if start.At.IsZero() != (start.Because != "") {
+				t.Fatalf("%+v", start)
+			}
+		}
+	}
+}
+
+func TestASimulatedHubKeepsTheBudgetAndStopsABadRelease(t *testing.T) {
+	d := planned(release.Wave{Name: "canary", PercentBP: 1000, Advance: "auto"}, release.Wave{Name: "rest", PercentBP: 10000, Advance: "auto"})
+	d.Coordinator, d.Budget, d.Halt = hub, &release.Budget{Count: 5}, &release.HaltPolicy{MaxFailures: 3}
+	run := func(rate float64) Outcome {
+		return NewSchedule(d, nil, release.Digest{}).Simulate(hostsOf(500), Trial{FailureRate: rate, Took: 10 * time.Minute, Seed: 1})
+	}
+	if got := run(0); got.Started != 500 || got.Failed != 0 || got.PeakInFlight != 5 || !got.HaltedAt.IsZero() {
+		t.Errorf("good release: %+v", got)
+	}
+	if got := run(0); got.Finished.Sub(noon) < 100*10*time.Minute {
+		t.Errorf("500 hosts, 5 at a time, cannot be done by %s", got.Finished)
+	}
+	bad := run(1)
+	if bad.HaltedIn != "canary" || bad.Failed > 3-1+5 || bad.Untouched != 500-bad.Started {
+		t.Errorf("bad release: %+v", bad)
+	}
+	if again := run(1); again != bad {
+		t.Errorf("the same seed gives %+v and %+v", bad, again)
+	}
+}
+
+func TestASimulationWithoutAHubShowsThatNothingHalts(t *testing.T) {
+	d := planned(twoWaves("none")...)
+	d.Halt, d.Budget = &release.HaltPolicy{MaxFailures: 1}, &release.Budget{Count: 1}
+	got := NewSchedule(d, nil, release.Digest{}).Simulate(hostsOf(100), Trial{FailureRate: 1, Took: time.Minute})
+	if got.Failed != 100 || !got.HaltedAt.IsZero() || got.PeakInFlight < 2 {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func TestASimulationStartsOnlyInsideWindowsAndHaltsByShare(t *testing.T) {
+	d := planned(release.Wave{Name: "all", PercentBP: 10000})
+	d.Coordinator, d.Budget, d.Windows = hub, &release.Budget{PercentBP: 100}, nightly
+	d.Halt = &release.HaltPolicy{MaxFailureBP: 5000, MinSample: 20}
+	s := NewSchedule(d, nil, release.Digest{})
+	if got := s.Simulate(hostsOf(100), Trial{Took: time.Hour}); got.Started != 100 || got.Finished.Sub(noon) < 24*24*time.Hour {
+		t.Errorf("one at a time, four a night: %+v", got)
+	}
+	if got := s.Simulate(hostsOf(100), Trial{Took: time.Hour, FailureRate: 1}); got.Failed != 20 {
+		t.Errorf("a minimum sample of 20: %+v", got)
+	}
+	d.Expires = ptr(noon.Add(48 * time.Hour))
+	if got := s.Simulate(hostsOf(100), Trial{Took: time.Hour}); got.Started != 8 || got.Untouched != 92 {
+		t.Errorf("two nights: %+v", got)
+	}
+}
