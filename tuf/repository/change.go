@@ -2,6 +2,7 @@ package repository
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -134,7 +135,12 @@ func (r *Repository) Change(id string) (*Change, error) {
 }
 
 // Abandon deletes an open change. Nothing of it was published.
-func (r *Repository) Abandon(id string) (*Change, error) {
+func (r *Repository) Abandon(ctx context.Context, id string) (*Change, error) {
+	lock, err := r.edit(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Release()
 	c, err := r.Change(id)
 	if err != nil {
 		return nil, err

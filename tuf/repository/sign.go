@@ -15,8 +15,8 @@ type Progress struct {
 	Role    string        `json:"role"`
 	By      string        `json:"by"`
 	Need    int           `json:"need"`
-	Signed  []keys.Public `json:"-"`
-	Missing []keys.Public `json:"-"`
+	Signed  []keys.Public `json:"signed"`
+	Missing []keys.Public `json:"missing"`
 }
 
 // Done reports whether the threshold is met.

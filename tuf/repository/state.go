@@ -126,6 +126,10 @@ func readMeta[T metadata.Roles](path, role string) (*T, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot read metadata: %w", err)
 	}
+	return parseSigned[T](data, path, role)
+}
+
+func parseSigned[T metadata.Roles](data []byte, path, role string) (*T, error) {
 	e, err := openEnvelope(data)
 	if err != nil {
 		return nil, &DamagedError{Path: path, Err: err}
@@ -137,7 +141,7 @@ func readMeta[T metadata.Roles](path, role string) (*T, error) {
 	return p.doc, nil
 }
 
-// rolesCopy is a deep enough copy to edit: maps and slices are fresh, entries are shared and never edited in place.
+// copyTargets makes a deep enough copy to edit: maps and slices are fresh, entries are shared and never edited in place.
 func copyTargets(t *metadata.TargetsType) *metadata.TargetsType {
 	c := *t
 	c.Targets = maps.Clone(t.Targets)

@@ -1,0 +1,170 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"text/tabwriter"
+	"time"
+
+	"github.com/slipway-deploy/slipway/tuf/repository"
+	"github.com/spf13/cobra"
+)
+
+func (t *tool) publishCommand() *cobra.Command {
+	var online []string
+	c := &cobra.Command{
+		Use: "publish [CHANGE]...", Short: "Check signed changes and make them visible to hosts", Args: cobra.ArbitraryArgs,
+		Long: `Publishes the named changes, or every open change that has all its signatures. Everything is checked first, as a host would;
+the timestamp is replaced last. It can be interrupted at any moment and run again.`,
+		Example: "  slipway-repo publish\n  slipway-repo publish 20260102-150405-release-billing-2.4.1-3fa2 --online-key online",
+	}
+	c.Flags().StringArrayVar(&online, "online-key", nil, "private key `file` for snapshot and timestamp (default: policy.json)")
+	c.RunE = t.do(func(ctx context.Context, args []string) error {
+		r, err := t.open()
+		if err != nil {
+			return err
+		}
+		signers, err := t.online(r, online)
+		if err != nil {
+			return err
+		}
+		out, err := r.Publish(ctx, repository.PublishOptions{Changes: args, Online: signers})
+		if err != nil {
+			return err
+		}
+		return t.showPublished(out)
+	})
+	return c
+}
+
+func (t *tool) showPublished(out *repository.Published) error {
+	err := t.answer(out, func(w io.Writer) {
+		for _, id := range out.Changes {
+			fmt.Fprintf(w, "published %s\n", id)
+		}
+		if len(out.Changes) > 0 {
+			fmt.Fprintf(w, "timestamp is now version %d\n", out.Timestamp)
+		}
+	})
+	for _, id := range out.Waiting {
+		t.say("left out %s: it waits for signatures (slipway-repo change show %s)", id, id)
+	}
+	if err != nil || len(out.Changes) > 0 {
+		return err
+	}
+	if len(out.Waiting) > 0 {
+		return &repository.RefusedError{Rule: "thresholds are met", Reason: fmt.Sprintf("cannot publish: %d open changes wait for signatures", len(out.Waiting))}
+	}
+	t.say("nothing to publish")
+	return nil
+}
+
+func (t *tool) refreshCommand() *cobra.Command {
+	var online []string
+	var force bool
+	c := &cobra.Command{
+		Use: "refresh", Short: "Sign snapshot and timestamp again when they are due", Args: cobra.NoArgs,
+		Long: `Run it from a timer at least every third of the strictest freshness of your deployments: hosts take the timestamp's signed time
+for the age of everything they know, and start nothing on news that is too old.`,
+		Example: "  slipway-repo refresh --online-key online\n  slipway-repo refresh --force",
+	}
+	c.Flags().StringArrayVar(&online, "online-key", nil, "private key `file` for snapshot and timestamp (default: policy.json)")
+	c.Flags().BoolVar(&force, "force", false, "sign even if nothing is due")
+	c.RunE = t.do(func(ctx context.Context, _ []string) error {
+		r, err := t.open()
+		if err != nil {
+			return err
+		}
+		signers, err := t.online(r, online)
+		if err != nil {
+			return err
+		}
+		out, err := r.Refresh(ctx, repository.RefreshOptions{Online: signers, Force: force})
+		if err != nil {
+			return err
+		}
+		return t.answer(out, func(w io.Writer) {
+			if len(out.Signed) == 0 {
+				fmt.Fprintf(w, "nothing is due before %s\n", out.Due.Format(time.RFC3339))
+				return
+			}
+			fmt.Fprintf(w, "signed timestamp %d, snapshot %d; next due %s\n", out.Timestamp, out.Snapshot, out.Due.Format(time.RFC3339))
+		})
+	})
+	return c
+}
+
+func (t *tool) statusCommand() *cobra.Command {
+	var within string
+	c := &cobra.Command{
+		Use: "status", Short: "Show roles, expiry, and what waits", Args: cobra.NoArgs,
+		Long:    "Exits with 1 when a role has expired, expires within the given time, or the timestamp is overdue: fit for monitoring.",
+		Example: "  slipway-repo status\n  slipway-repo status --within 30d --json",
+	}
+	c.Flags().StringVar(&within, "within", "", "exit with 1 if anything expires within this time, such as 30d")
+	c.RunE = t.do(func(ctx context.Context, _ []string) error {
+		var limit time.Duration
+		if within != "" {
+			p, err := repository.ParsePeriod(within)
+			if err != nil {
+				return usage("--within: %v", err)
+			}
+			limit = p.Std()
+		}
+		r, err := t.open()
+		if err != nil {
+			return err
+		}
+		s, err := r.Status(ctx)
+		if err != nil {
+			return err
+		}
+		return t.showStatus(s, time.Now(), limit)
+	})
+	return c
+}
+
+func (t *tool) showStatus(s *repository.Status, now time.Time, limit time.Duration) error {
+	soon := 0
+	err := t.answer(s, func(w io.Writer) {
+		tab := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+		fmt.Fprintln(tab, "ROLE\tVERSION\tEXPIRES\tLEFT\tSIGNED BY")
+		for _, role := range s.Roles {
+			expires, left := "-", "-"
+			if role.Version > 0 {
+				expires, left = role.Expires.Format(time.DateOnly), span(role.Left(now))
+			}
+			fmt.Fprintf(tab, "%s\t%d\t%s\t%s\t%d of %d\n", role.Role, role.Version, expires, left, role.Threshold, len(role.Keys))
+		}
+		_ = tab.Flush()
+		if !s.Issued.IsZero() {
+			fmt.Fprintf(w, "issued %s ago, refresh due in %s\n", span(now.Sub(s.Issued)), span(s.Due.Sub(now)))
+		}
+		for _, c := range s.Changes {
+			fmt.Fprintf(w, "open: %s  %s\n", c.ID, c.Summary)
+			for _, p := range c.Progress {
+				fmt.Fprintf(w, "  %s\n", p)
+			}
+			if c.Problem != "" {
+				fmt.Fprintf(w, "  %s\n", c.Problem)
+			}
+		}
+	})
+	for _, role := range s.Roles {
+		// Online roles live for days by design; their refresh time says whether they are looked after.
+		online := role.Role == "snapshot" || role.Role == "timestamp"
+		if role.Version > 0 && (role.Left(now) <= 0 || !online && role.Left(now) <= limit) {
+			soon++
+		}
+	}
+	switch {
+	case err != nil:
+		return err
+	case soon > 0:
+		return &attention{fmt.Sprintf("%d roles have expired or expire within %s: run role renew, or refresh for snapshot and timestamp", soon, span(limit))}
+	case !s.Due.IsZero() && now.After(s.Due):
+		return &attention{fmt.Sprintf("the timestamp is overdue by %s: run refresh", span(now.Sub(s.Due)))}
+	}
+	return nil
+}

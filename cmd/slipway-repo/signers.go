@@ -1,0 +1,182 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/slipway-deploy/slipway/tuf/keys"
+	"github.com/slipway-deploy/slipway/tuf/repository"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+)
+
+// ask finds the passphrase of a key file: the passphrase file if one is named, else the terminal.
+func (t *tool) ask(file string) ([]byte, error) {
+	if t.passphrase != "" {
+		return firstLine(t.passphrase)
+	}
+	return t.prompt("Passphrase for " + file + ": ")
+}
+
+func firstLine(path string) ([]byte, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read passphrase: %w", err)
+	}
+	line, _, _ := bytes.Cut(data, []byte("\n"))
+	line = bytes.TrimSuffix(line, []byte("\r"))
+	if len(line) == 0 {
+		return nil, fmt.Errorf("cannot use passphrase file %s: its first line is empty", path)
+	}
+	return line, nil
+}
+
+func (t *tool) prompt(words string) ([]byte, error) {
+	in, ok := t.in.(*os.File)
+	if !ok || !term.IsTerminal(int(in.Fd())) {
+		return nil, errors.New("there is no terminal to ask for a passphrase; use --passphrase-file or SLIPWAY_PASSPHRASE_FILE")
+	}
+	fmt.Fprint(t.err, words)
+	line, err := term.ReadPassword(int(in.Fd()))
+	fmt.Fprintln(t.err)
+	return line, err
+}
+
+// confirm asks a yes or no question; anything but yes is no.
+func (t *tool) confirm(question string) (bool, error) {
+	fmt.Fprintf(t.err, "%s [y/N] ", question)
+	line, err := bufio.NewReader(t.in).ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return false, fmt.Errorf("cannot read the answer: %w", err)
+	}
+	return slices.Contains([]string{"y", "yes"}, strings.ToLower(strings.TrimSpace(line))), nil
+}
+
+func publicKeys(paths []string) ([]keys.Public, error) {
+	var out []keys.Public
+	for _, p := range paths {
+		k, err := keys.LoadPublic(p)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, k)
+	}
+	return out, nil
+}
+
+func (t *tool) signers(refs []string) ([]keys.Signer, error) {
+	var out []keys.Signer
+	for _, ref := range refs {
+		s, err := keys.Open(ref, t.ask)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, s)
+	}
+	return out, nil
+}
+
+// online opens the online keys named by flag, else by the policy.
+func (t *tool) online(r *repository.Repository, refs []string) ([]keys.Signer, error) {
+	if len(refs) > 0 {
+		return t.signers(refs)
+	}
+	p, err := r.Policy()
+	if err != nil {
+		return nil, err
+	}
+	for _, ref := range p.OnlineKeys {
+		if !strings.Contains(ref, ":") && !filepath.IsAbs(ref) {
+			ref = filepath.Join(r.Dir(), ref)
+		}
+		refs = append(refs, ref)
+	}
+	if len(refs) == 0 {
+		return nil, usage("name the online key: --online-key FILE, or online_keys in policy.json")
+	}
+	return t.signers(refs)
+}
+
+// changing is what every command that makes a change has in common.
+type changing struct {
+	sign   []string
+	into   string
+	author string
+}
+
+func (m *changing) flags(c *cobra.Command) {
+	f := c.Flags()
+	f.StringArrayVar(&m.sign, "sign", nil, "private key `file` to sign the change with at once (repeatable)")
+	f.StringVar(&m.into, "change", "", "add to the open change with this `id`")
+	f.StringVar(&m.author, "requested-by", "", "`who` asks for it, for the signers to see")
+}
+
+func (m *changing) origin() repository.Origin {
+	return repository.Origin{RequestedBy: m.author, Into: m.into}
+}
+
+// make opens the signers first, so that a wrong passphrase leaves no half-signed change behind.
+func (t *tool) make(ctx context.Context, m *changing, build func(*repository.Repository) (*repository.Change, error)) error {
+	r, err := t.open()
+	if err != nil {
+		return err
+	}
+	signers, err := t.signers(m.sign)
+	if err != nil {
+		return err
+	}
+	c, err := build(r)
+	if err != nil {
+		return err
+	}
+	return t.signAndShow(ctx, r, c, signers)
+}
+
+func (t *tool) signAndShow(ctx context.Context, r *repository.Repository, c *repository.Change, signers []keys.Signer) error {
+	for _, s := range signers {
+		roles, err := r.Sign(ctx, c, s)
+		if err != nil {
+			return fmt.Errorf("%w (change %s stays open)", err, c.ID)
+		}
+		t.say("signed %s with %s", strings.Join(roles, ", "), s.Public())
+	}
+	return t.showChange(r, c)
+}
+
+type changeAnswer struct {
+	ID       string                `json:"change"`
+	Summary  string                `json:"summary"`
+	Dir      string                `json:"dir"`
+	Complete bool                  `json:"complete"`
+	Progress []repository.Progress `json:"progress"`
+}
+
+func (t *tool) showChange(r *repository.Repository, c *repository.Change) error {
+	progress, err := r.Progress(c)
+	if err != nil {
+		return err
+	}
+	a := changeAnswer{ID: c.ID, Summary: c.Summary, Dir: c.Dir(), Complete: true, Progress: progress}
+	for _, p := range progress {
+		a.Complete = a.Complete && p.Done()
+	}
+	return t.answer(a, func(w io.Writer) {
+		fmt.Fprintf(w, "%s\n  %s\n", a.ID, a.Summary)
+		for _, p := range progress {
+			fmt.Fprintf(w, "  %s (keys of %s)\n", p, p.By)
+		}
+		if a.Complete {
+			t.say("all signatures are there: run slipway-repo publish")
+			return
+		}
+		t.say("not complete: run slipway-repo change sign %s --key FILE", a.ID)
+	})
+}

@@ -1,0 +1,136 @@
+package repository
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/slipway-deploy/slipway/agent/release"
+)
+
+// RoleStatus is one row of the expiry table. Version is 0 and Expires zero for a role that has signed nothing yet.
+type RoleStatus struct {
+	Role      string    `json:"role"`
+	Version   int64     `json:"version"`
+	Expires   time.Time `json:"expires,omitzero"`
+	Threshold int       `json:"threshold"`
+	Keys      []string  `json:"keys"`
+}
+
+// Left is how long the role still holds at now; negative once it has expired.
+func (s RoleStatus) Left(now time.Time) time.Duration { return s.Expires.Sub(now) }
+
+// ChangeStatus is an open change and how far it is.
+type ChangeStatus struct {
+	ID       string     `json:"id"`
+	Summary  string     `json:"summary"`
+	Created  time.Time  `json:"created"`
+	Progress []Progress `json:"progress,omitempty"`
+	// Problem is why the change cannot be published as it is, such as a base that has moved.
+	Problem string `json:"problem,omitempty"`
+}
+
+// Status is what the repository publishes and what waits.
+type Status struct {
+	Roles     []RoleStatus     `json:"roles"`
+	Issued    time.Time        `json:"issued,omitzero"`
+	Due       time.Time        `json:"refresh_due,omitzero"`
+	Freshness release.Duration `json:"freshness,omitempty"`
+	Changes   []ChangeStatus   `json:"changes"`
+}
+
+// Status reads the whole repository; it changes nothing and needs no key.
+func (r *Repository) Status(ctx context.Context) (*Status, error) {
+	s, err := load(r.metadataDir())
+	if err != nil {
+		return nil, err
+	}
+	out := &Status{Roles: []RoleStatus{}, Changes: []ChangeStatus{}}
+	if s.published() {
+		if err := r.publishedStatus(s, out); err != nil {
+			return nil, err
+		}
+	}
+	open, err := r.Changes()
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range open {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		cs := ChangeStatus{ID: c.ID, Summary: c.Summary, Created: c.Created}
+		if err := r.fresh(s, c); err != nil {
+			cs.Problem = err.Error()
+		} else if cs.Progress, err = r.progress(s, open, c); err != nil {
+			cs.Problem = err.Error()
+		}
+		out.Changes = append(out.Changes, cs)
+	}
+	return out, nil
+}
+
+func (r *Repository) publishedStatus(s *state, out *Status) error {
+	for _, role := range []string{classRoot, classTargets, classSnapshot, classTimestamp} {
+		by, err := rootSigners(s.root, role)
+		if err != nil {
+			return err
+		}
+		row, err := roleRow(s, by)
+		if err != nil {
+			return err
+		}
+		out.Roles = append(out.Roles, row)
+	}
+	targets, err := s.role(classTargets)
+	if err != nil {
+		return err
+	}
+	if targets != nil && targets.Delegations != nil {
+		for _, d := range targets.Delegations.Roles {
+			by, err := delegatedSigners(targets, d.Name)
+			if err != nil {
+				return err
+			}
+			row, err := roleRow(s, by)
+			if err != nil {
+				return err
+			}
+			out.Roles = append(out.Roles, row)
+		}
+	}
+	slices.SortStableFunc(out.Roles[4:], func(a, b RoleStatus) int { return strings.Compare(a.Role, b.Role) })
+	if out.Issued, err = issued(s.timestamp); err != nil {
+		return err
+	}
+	if out.Freshness, err = r.strictestFreshness(s); err != nil {
+		return err
+	}
+	out.Due = dueTimestamp(out.Issued, s.timestamp.Expires, out.Freshness)
+	return nil
+}
+
+func roleRow(s *state, by signers) (RoleStatus, error) {
+	row := RoleStatus{Role: by.role, Version: s.version(by.role), Threshold: by.threshold}
+	for _, k := range by.keys {
+		row.Keys = append(row.Keys, k.String())
+	}
+	switch by.role {
+	case classRoot:
+		row.Expires = s.root.Expires
+	case classSnapshot:
+		row.Expires = s.snapshot.Expires
+	case classTimestamp:
+		row.Expires = s.timestamp.Expires
+	default:
+		t, err := s.role(by.role)
+		if err != nil {
+			return row, err
+		}
+		if t != nil {
+			row.Expires = t.Expires
+		}
+	}
+	return row, nil
+}
