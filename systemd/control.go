@@ -164,3 +164,6 @@ func (c *Control) Kill(ctx context.Context, unit string, signal syscall.Signal) 
 	}
 	return nil
 }
+
+// Describe names this implementation in one phrase, for status and logs.
+func (c *Control) Describe() string { return "systemd" }
