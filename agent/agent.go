@@ -3,6 +3,10 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"strconv"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -35,6 +39,19 @@ type Source interface {
 // ErrNoDocument is Source's definite "there is none".
 var ErrNoDocument = errors.New("no document is signed under this path")
 
+// ExpiredError says that a role's signature lapsed. It stops starts and nothing else.
+type ExpiredError struct {
+	Role string
+	At   time.Time
+}
+
+func (e *ExpiredError) Error() string {
+	return fmt.Sprintf("%s expired on %s; what runs is not touched, and nothing new starts until it is signed anew", e.Role, e.At.UTC().Format(time.RFC3339))
+}
+
+// Kind names this error for metrics and the wire.
+func (e *ExpiredError) Kind() string { return "expired" }
+
 // Metadata is what trusted metadata says about itself.
 type Metadata struct {
 	// Issued is the time signed into the timestamp: the metadata is at most this old whatever a mirror does.
@@ -55,10 +72,10 @@ type Document struct {
 	AllKeyIDs []string
 }
 
-// Progress is how far a step has come; Total is 0 while unknown.
+// Progress is how far a step has come; Total is 0 while unknown, Rate is in bytes per second over the step so far.
 type Progress struct {
-	Step        string
-	Done, Total int64
+	Step              string
+	Done, Total, Rate int64
 }
 
 // Manager controls the units of the host.
@@ -158,5 +175,31 @@ type Settings struct {
 	KeepFor      time.Duration
 }
 
-// Endpoint replaces the URL or the address of one check.
-type Endpoint struct{ URL, Address string }
+// Endpoint replaces where one check connects to: a whole URL, an address, or the port alone.
+type Endpoint struct {
+	URL, Address string
+	Port         int
+}
+
+func (e Endpoint) url(of string) string {
+	if e.URL != "" {
+		return e.URL
+	}
+	u, err := url.Parse(of)
+	if err != nil || e.Port == 0 && e.Address == "" {
+		return of
+	}
+	u.Host = e.address(u.Host)
+	return u.String()
+}
+
+func (e Endpoint) address(of string) string {
+	if e.Address != "" {
+		return e.Address
+	}
+	host, _, err := net.SplitHostPort(of)
+	if err != nil || e.Port == 0 {
+		return of
+	}
+	return net.JoinHostPort(host, strconv.Itoa(e.Port))
+}

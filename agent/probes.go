@@ -37,11 +37,11 @@ func (m *Machine) probe(id release.ID, c release.Check) health.Probe {
 	at := m.cfg().Endpoints[c.Name]
 	switch c.Kind {
 	case release.CheckHTTP:
-		return health.HTTP(health.HTTPSpec{Name: c.Name, URL: orElse(at.URL, c.URL), Status: c.Status})
+		return health.HTTP(health.HTTPSpec{Name: c.Name, URL: at.url(c.URL), Status: c.Status})
 	case release.CheckTCP:
-		return health.TCP(health.TCPSpec{Name: c.Name, Address: orElse(at.Address, c.Address)})
+		return health.TCP(health.TCPSpec{Name: c.Name, Address: at.address(c.Address)})
 	case release.CheckGRPC:
-		return health.GRPC(health.GRPCSpec{Name: c.Name, Address: orElse(at.Address, c.Address), Service: c.Service})
+		return health.GRPC(health.GRPCSpec{Name: c.Name, Address: at.address(c.Address), Service: c.Service})
 	case release.CheckExec:
 		return health.Exec(health.ExecSpec{Name: c.Name, Command: c.Command}, m.runner(id, c))
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/slipway-deploy/slipway/agent/release"
@@ -133,8 +134,7 @@ func (m *Machine) emergency(ctx context.Context, st *state.App, w *wish) error {
 	if errors.Is(err, ErrNoDocument) {
 		return nil
 	}
-	var expired interface{ Expired() (string, time.Time) }
-	if errors.As(err, &expired) {
+	if expired := new(ExpiredError); errors.As(err, &expired) && strings.HasPrefix(expired.Role, "emergency.") {
 		w.emergExp = true
 		return nil
 	}
@@ -219,11 +219,13 @@ func (m *Machine) quarantineBinds(q state.Quarantine) bool {
 	return q.Cause.Sticky() || q.RetryAt.IsZero() || m.Clock.Now().Before(q.RetryAt)
 }
 
-// expiredRole names the role whose expiry was passed longest ago, if any.
+// expiredRole names the top-level role whose expiry was passed longest ago, if any. Delegated roles answer for themselves
+// when their documents are read.
 func expiredRole(meta Metadata, now time.Time) *rollout.Expired {
 	var out *rollout.Expired
-	for role, at := range meta.Expires {
-		if now.After(at) && (out == nil || at.Before(out.At)) {
+	for _, role := range []string{"root", "timestamp", "snapshot", "targets"} {
+		at, ok := meta.Expires[role]
+		if ok && now.After(at) && (out == nil || at.Before(out.At)) {
 			out = &rollout.Expired{Role: role, At: at}
 		}
 	}

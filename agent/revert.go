@@ -8,6 +8,7 @@ import (
 	"github.com/slipway-deploy/slipway/agent/durable"
 	"github.com/slipway-deploy/slipway/agent/health"
 	"github.com/slipway-deploy/slipway/agent/release"
+	"github.com/slipway-deploy/slipway/agent/rollout"
 	"github.com/slipway-deploy/slipway/agent/state"
 	"github.com/slipway-deploy/slipway/agent/units"
 )
@@ -265,10 +266,23 @@ func (m *Machine) endRevert(tx *state.Tx, v health.Verdict) error {
 
 // revertSigned goes back because the deployment signs it, or because what runs is revoked and the deployment's signed policy
 // says so.
-func (m *Machine) revertSigned(ctx context.Context, because string) error {
+func (m *Machine) revertSigned(ctx context.Context, w *wish, d rollout.Decision) error {
+	var target release.ID
+	if d.Target != nil && m.complete(w.id) && d.Target.SHA256 == w.digest {
+		target = w.id
+	}
+	cause := state.CauseSigned
+	if d.Rule == rollout.RuleRevoked {
+		cause = state.CauseRevoked
+	}
 	return m.locked(ctx, func(tx *state.Tx) error {
-		return m.startRevert(tx, release.ID{}, state.CauseSigned, because)
+		return m.startRevert(tx, target, cause, d.Because)
 	})
+}
+
+func (m *Machine) complete(id release.ID) bool {
+	_, _, _, err := m.tree.Load(id)
+	return err == nil
 }
 
 // startRevert turns an app at rest, or in trial, towards target; a zero target lets the machine choose. It only saves.

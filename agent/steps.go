@@ -82,7 +82,7 @@ func (m *Machine) advance(ctx context.Context) (time.Duration, error) {
 		return m.takeDown(ctx, w, d)
 	}
 	if d.Act && d.Verb == rollout.VerbRevert {
-		return 0, m.revertSigned(ctx, d.Because)
+		return 0, m.revertSigned(ctx, w, d)
 	}
 	if permanent(d) {
 		return m.notNow(st, d)
@@ -242,7 +242,13 @@ func (m *Machine) checkSpace(art release.Artifact) error {
 }
 
 func (m *Machine) progress() func(Progress) {
-	return func(p Progress) { m.show(func(v *View) { v.Progress = &p }) }
+	begin := m.Clock.Boot()
+	return func(p Progress) {
+		if took := m.Clock.Boot() - begin; took > 0 {
+			p.Rate = int64(float64(p.Done) / took.Seconds())
+		}
+		m.show(func(v *View) { v.Progress = &p })
+	}
 }
 
 // backOffError is "not yet" after a failed staging.
