@@ -14,7 +14,7 @@ const maxDepth = 32
 // The strict decoder reads JSON in one pass, straight into the document's type. encoding/json cannot be used for signed
 // documents: it matches field names without regard to case, takes the last of duplicates, turns null into "unchanged" and
 // broken UTF-8 into U+FFFD, and says nothing about missing fields or where in an array an error is. A second parser in front
-// of it would have to agree with it in everything; FuzzStrictAgreesWithEncodingJSON holds that whatever is accepted here
+// of it would have to agree with it in everything; the FuzzParse targets hold that whatever is accepted here
 // means the same to encoding/json.
 type decoder struct {
 	data   []byte
