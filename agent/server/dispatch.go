@@ -135,7 +135,7 @@ func (s *Server) serve(c *call, rt route, caller api.Caller) (out any, err error
 		if c.body, err = readBody(c.w, c.r); err != nil {
 			return nil, err
 		}
-		s.cfg.Audit(Record{Time: time.Now(), Type: rt.audit, App: c.app, Caller: caller, Request: string(c.body), Outcome: OutcomeAsked})
+		s.cfg.Audit(Record{Time: s.cfg.Now(), Type: rt.audit, App: c.app, Caller: caller, Request: string(c.body), Outcome: OutcomeAsked})
 	}
 	return rt.handle(c)
 }
@@ -147,7 +147,7 @@ func (s *Server) finish(c *call, rt route, caller api.Caller, out any, err error
 		outcome, message = wire.Kind(), wire.Message
 	}
 	if rt.audit != "" {
-		s.cfg.Audit(Record{Time: time.Now(), Type: rt.audit, App: c.app, Caller: caller, Request: string(c.body), Outcome: outcome, Message: message})
+		s.cfg.Audit(Record{Time: s.cfg.Now(), Type: rt.audit, App: c.app, Caller: caller, Request: string(c.body), Outcome: outcome, Message: message})
 	}
 	s.stats.count(rt, outcome)
 	switch {

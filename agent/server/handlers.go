@@ -93,7 +93,7 @@ func handleHold(c *call) (any, error) {
 	if err := checkReason(r.Reason); err != nil {
 		return nil, err
 	}
-	if !r.Until.IsZero() && !r.Until.After(time.Now()) {
+	if !r.Until.IsZero() && !r.Until.After(c.cfg.Now()) {
 		return nil, api.NewError(api.KindBadRequest, "until: "+r.Until.Format(time.RFC3339)+" is not in the future", "")
 	}
 	return c.cfg.Host.Hold(c.change(), c.app, r)

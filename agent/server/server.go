@@ -53,6 +53,8 @@ type Config struct {
 	Audit   func(Record)
 	Metrics Metrics
 	Logger  hclog.Logger
+	// Now is the clock for audit records and for what is in the future; nil means time.Now.
+	Now func() time.Time
 }
 
 // Server serves any number of listeners with one Config.
@@ -70,6 +72,9 @@ func New(cfg Config) *Server {
 	}
 	if cfg.Audit == nil {
 		cfg.Audit = func(Record) {}
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
 	}
 	if cfg.Roles == nil {
 		cfg.Roles = func() Roles { return Roles{} }

@@ -3,21 +3,24 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/cobra/doc"
 )
+
+const exitCodeText = `0  done: what was asked for holds now
+1  failed: it was tried and did not work, or a check found something wrong
+2  usage: the command line cannot be meant
+3  refused: a policy, a role or the present state forbids it; nothing was changed
+4  unreachable: slipwayd did not answer`
 
 // exitCodes is a help topic: a command without Run.
 func exitCodes() *cobra.Command {
 	return &cobra.Command{
 		Use:   "exit-codes",
 		Short: "What the exit codes mean",
-		Long: `0  done: what was asked for holds now
-1  failed: it was tried and did not work, or a check found something wrong
-2  usage: the command line cannot be meant
-3  refused: a policy, a role or the present state forbids it; nothing was changed
-4  unreachable: slipwayd did not answer`,
+		Long:  exitCodeText,
 	}
 }
 
@@ -40,6 +43,7 @@ func (c *cli) man() *cobra.Command {
 			}
 			root := cmd.Root()
 			root.DisableAutoGenTag = true
+			root.Long += "\n\nExit codes:\n\n" + strings.ReplaceAll(exitCodeText, "\n", "\n\n")
 			root.InitDefaultCompletionCmd()
 			header := &doc.GenManHeader{Section: "8", Source: "Slipway", Manual: "Slipway Manual"}
 			if err := doc.GenManTree(root, header, dir); err != nil {

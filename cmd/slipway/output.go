@@ -66,7 +66,7 @@ func (c *cli) exitCode(err error) int {
 		c.hint("%s", wire.Hint)
 	}
 	switch kind := wire.Kind(); {
-	case kind == "usage":
+	case kind == "usage" || kind == api.KindBadRequest:
 		return exitUsage
 	case kind == api.KindUnreachable:
 		return exitUnreachable
