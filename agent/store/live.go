@@ -18,7 +18,8 @@ import (
 type InUse func(dirs []string) (map[string]string, error)
 
 // LiveUsers finds the processes that use a directory: as working directory, root, program, mapped file, open file, or through
-// a bind mount of their own. A process that ends during the look is none; one that we may not look into is an error.
+// a bind mount of their own. A process that ends during the look is none; one that we may not look into is an error, so
+// pruning needs CAP_SYS_PTRACE and a /proc that hides nobody.
 func LiveUsers(dirs []string) (map[string]string, error) { return liveUsers("/proc", dirs) }
 
 func liveUsers(proc string, dirs []string) (map[string]string, error) {
