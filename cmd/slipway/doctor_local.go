@@ -133,7 +133,11 @@ func checkNoexec(install string) api.DoctorCheck {
 	if err := unix.Statfs(existing(install), &st); err != nil {
 		return bad("noexec", api.DoctorFail, "", "cannot look at %s: %v", install, err)
 	}
-	if st.Flags&unix.ST_NOEXEC != 0 {
+	return noexecVerdict(install, st.Flags)
+}
+
+func noexecVerdict(install string, flags int64) api.DoctorCheck {
+	if flags&unix.ST_NOEXEC != 0 {
 		return bad("noexec", api.DoctorFail, "mount it without noexec, or set paths.install", "%s is mounted noexec: no release can run from there", install)
 	}
 	return good("noexec", "programs may run from %s", install)
