@@ -360,7 +360,10 @@ func (f *failing) Read([]byte) (int, error) { return 0, f.err }
 func TestAFullDiskIsVisibleToTheCaller(t *testing.T) {
 	dir := t.TempDir()
 	if err := unix.Mount("none", dir, "tmpfs", 0, "size=256k"); err != nil {
-		t.Skipf("cannot mount a small filesystem without root: %v", err)
+		if os.Geteuid() == 0 && !errors.Is(err, syscall.EPERM) {
+			t.Fatal(err)
+		}
+		t.Skipf("cannot mount a small filesystem here: %v", err)
 	}
 	defer unix.Unmount(dir, unix.MNT_DETACH)
 	check(t, os.Mkdir(dir+"/in", 0o755))

@@ -2,6 +2,7 @@ package release
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -104,6 +105,8 @@ func (p *problems) err(document string) error {
 	if len(p.list) == 0 {
 		return nil
 	}
+	// Rules over maps find things in any order; the error must not.
+	slices.SortStableFunc(p.list, func(a, b Problem) int { return strings.Compare(a.Field, b.Field) })
 	return &DocumentError{document, p.list}
 }
 
