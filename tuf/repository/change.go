@@ -53,6 +53,8 @@ type Change struct {
 	Policy *Policy `json:"policy,omitempty"`
 
 	dir string
+	// parsed remembers the last reading of a payload; it counts only while the file's bytes are the same.
+	parsed map[string]any
 }
 
 type changeFile struct {
@@ -230,10 +232,17 @@ func readPayload[T metadata.Roles](c *Change, role string) (*payload[T], error) 
 	if err != nil {
 		return nil, fmt.Errorf("cannot read payload: %w", err)
 	}
+	if known, ok := c.parsed[role].(*payload[T]); ok && bytes.Equal(known.raw, raw) {
+		return known, nil
+	}
 	p, err := parse[T](raw, role)
 	if err != nil {
 		return nil, &DamagedError{Path: c.payloadPath(role), Err: err}
 	}
+	if c.parsed == nil {
+		c.parsed = map[string]any{}
+	}
+	c.parsed[role] = &p
 	return &p, nil
 }
 

@@ -211,7 +211,28 @@ func (d *draft) writePayload(c *Change, role string, doc any) error {
 			return err
 		}
 	}
-	return durable.WriteFile(c.payloadPath(role), raw, 0o644)
+	if err := durable.WriteFile(c.payloadPath(role), raw, 0o644); err != nil {
+		return err
+	}
+	return c.remember(role, raw, doc)
+}
+
+// remember spares the reading of what was just written, for whoever signs it at once.
+func (c *Change) remember(role string, raw []byte, doc any) error {
+	text, err := canonical(raw)
+	if err != nil {
+		return fmt.Errorf("cannot encode %s: %w", role, err)
+	}
+	if c.parsed == nil {
+		c.parsed = map[string]any{}
+	}
+	switch d := doc.(type) {
+	case *metadata.RootType:
+		c.parsed[role] = &payload[metadata.RootType]{doc: d, raw: raw, canonical: text}
+	case *metadata.TargetsType:
+		c.parsed[role] = &payload[metadata.TargetsType]{doc: d, raw: raw, canonical: text}
+	}
+	return nil
 }
 
 // placeFile puts src at path: written, hard-linked, or copied where links do not reach.

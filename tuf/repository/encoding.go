@@ -58,16 +58,25 @@ func canonical(raw []byte) ([]byte, error) {
 	return c, nil
 }
 
-// parse reads a signed part that came from anywhere. go-tuf's parsers can panic on odd shapes, and read member names
-// without regard to case; both end here.
-func parse[T metadata.Roles](raw []byte, role string) (p payload[T], err error) {
+// decode reads a signed part. go-tuf's parsers can panic on odd shapes; that ends here.
+func decode[T metadata.Roles](raw []byte, role string) (doc *T, err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			p, err = payload[T]{}, fmt.Errorf("it is malformed: %v", r)
+			doc, err = nil, fmt.Errorf("it is malformed: %v", r)
 		}
 	}()
-	doc := new(T)
+	doc = new(T)
 	if err := json.Unmarshal(raw, doc); err != nil {
+		return nil, err
+	}
+	return doc, checkHead(any(doc), role)
+}
+
+// parse reads a signed part that came from anywhere and is about to be signed or published: it must mean the same to
+// parsers that read member names without regard to case, or take the last of two.
+func parse[T metadata.Roles](raw []byte, role string) (p payload[T], err error) {
+	doc, err := decode[T](raw, role)
+	if err != nil {
 		return p, err
 	}
 	again, err := cjson.EncodeCanonical(*doc)
@@ -80,9 +89,6 @@ func parse[T metadata.Roles](raw []byte, role string) (p payload[T], err error) 
 	}
 	if !bytes.Equal(c, again) {
 		return p, errors.New("it reads differently in different clients (misspelt, mis-cased or doubled members)")
-	}
-	if err := checkHead(any(doc), role); err != nil {
-		return p, err
 	}
 	return payload[T]{doc: doc, raw: raw, canonical: c}, nil
 }

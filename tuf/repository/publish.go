@@ -208,7 +208,7 @@ func (p *plan) takeRole(c *Change, role string) error {
 	if err != nil {
 		return err
 	}
-	data, err := p.assemble(role, version, raw, sigs, c)
+	data, err := p.assemble(role, version, raw, canonical, sigs, c)
 	if err != nil {
 		return err
 	}
@@ -245,12 +245,8 @@ func (p *plan) alreadyThere(role string, version, published int64, raw []byte) b
 }
 
 // assemble keeps only good signatures of keys that count, one per key.
-func (p *plan) assemble(role string, version int64, raw []byte, sigs []signature, c *Change) ([]byte, error) {
+func (p *plan) assemble(role string, version int64, raw, text []byte, sigs []signature, c *Change) ([]byte, error) {
 	authorities, err := p.r.authorities(p.before, p.changes, c, role)
-	if err != nil {
-		return nil, err
-	}
-	text, err := canonical(raw)
 	if err != nil {
 		return nil, err
 	}

@@ -134,11 +134,11 @@ func parseSigned[T metadata.Roles](data []byte, path, role string) (*T, error) {
 	if err != nil {
 		return nil, &DamagedError{Path: path, Err: err}
 	}
-	p, err := parse[T](e.Signed, role)
+	doc, err := decode[T](e.Signed, role)
 	if err != nil {
 		return nil, &DamagedError{Path: path, Err: err}
 	}
-	return p.doc, nil
+	return doc, nil
 }
 
 // copyTargets makes a deep enough copy to edit: maps and slices are fresh, entries are shared and never edited in place.
