@@ -1,0 +1,207 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/slipway-deploy/slipway/agent/config"
+	"github.com/slipway-deploy/slipway/agent/server"
+	"github.com/slipway-deploy/slipway/systemd"
+)
+
+// daemon runs until ctx ends. It never stops an app: what runs goes on without it.
+func daemon(ctx context.Context, dir string) error {
+	cfg, problems := loadOrKept(dir)
+	if cfg == nil {
+		return problems
+	}
+	log := systemd.NewLogger("slipwayd", hclog.LevelFromString(cfg.Log.Level))
+	if problems != nil {
+		log.Error("THE CONFIGURATION IS INVALID; the last valid one stays in force", "problems", problems)
+	}
+	d, err := wire(ctx, cfg, log, false)
+	if err != nil {
+		return err
+	}
+	defer d.manager.Close()
+	if err := d.adopt(cfg); err != nil {
+		return err
+	}
+	if problems != nil {
+		d.refuse(problems)
+	} else {
+		d.keep(cfg)
+	}
+	if err := d.state.EnsureReserve(); err != nil {
+		log.Error("nothing can be activated until there is space", "error", err)
+	}
+	if cfg.Supervisor == config.SupervisorProcess {
+		d.startAll(ctx)
+	}
+	return d.serve(ctx, dir)
+}
+
+// startAll does at start what the boot guardian does at boot: with plain processes every start of the daemon is a boot.
+func (d *wired) startAll(ctx context.Context) {
+	for _, m := range d.host.Machines() {
+		if err := m.Boot(ctx); err != nil {
+			d.log.Error("an app could not be started", "app", m.App(), "error", err)
+		}
+	}
+}
+
+func (d *wired) serve(ctx context.Context, dir string) error {
+	ls, err := listeners(d.config())
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	srv := server.New(serverConfig(d))
+	var wg sync.WaitGroup
+	for name, l := range ls {
+		access := server.Control
+		if name == "readonly" {
+			access = server.ReadOnly
+		}
+		wg.Go(func() {
+			if err := srv.Serve(ctx, l, access); err != nil && ctx.Err() == nil {
+				cancel(fmt.Errorf("cannot serve the control socket: %w", err))
+			}
+		})
+	}
+	if addr := d.config().Metrics.Listen; addr != "" {
+		wg.Go(func() { d.serveMetrics(ctx, srv, addr) })
+	}
+	wg.Go(func() { config.Watch(ctx, dir, d.log.Named("config"), d.edited) })
+	wg.Go(func() { d.watchLocal(ctx) })
+	wg.Go(func() { d.reloadOnHangup(ctx, dir) })
+	wg.Go(func() { d.notifier.Watchdog(ctx, func() bool { return true }) })
+	d.log.Info("slipwayd runs", "version", version, "environment", d.config().Environment, "host", d.hostID, "supervisor", d.manager.Describe())
+	_ = d.notifier.Ready()
+	d.host.Run(ctx)
+	_ = d.notifier.Stopping()
+	wg.Wait()
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
+		return cause
+	}
+	return nil
+}
+
+// edited is called with every new configuration, or with what is wrong with an edit.
+func (d *wired) edited(cfg *config.Host, problems error) {
+	if problems != nil {
+		d.log.Error("an edit of the configuration is refused; the old one stays in force", "problems", problems)
+		d.refuse(problems)
+		return
+	}
+	if err := d.adopt(cfg); err != nil {
+		d.refuse(err)
+		return
+	}
+	d.keep(cfg)
+	d.log.Info("the configuration is in force", "apps", len(cfg.Apps))
+	d.host.Poke()
+}
+
+func (d *wired) refuse(problems error) {
+	d.mu.Lock()
+	d.refused = problems.Error()
+	d.mu.Unlock()
+}
+
+func (d *wired) reloadOnHangup(ctx context.Context, dir string) {
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hup:
+			d.edited(config.Load(dir))
+		}
+	}
+}
+
+// watchLocal refreshes when a repository in a local directory changes, so that a mounted disk or an unpacked bundle is noticed
+// at once.
+func (d *wired) watchLocal(ctx context.Context) {
+	w, err := fsnotify.NewWatcher()
+	if err != nil {
+		d.log.Warn("local repositories are polled only", "error", err)
+		return
+	}
+	defer w.Close()
+	for _, m := range d.config().Repository.Mirrors {
+		if dir, ok := localDir(m.Metadata); ok {
+			if err := w.Add(dir); err != nil {
+				d.log.Warn("a local repository is polled only", "directory", dir, "error", err)
+			}
+		}
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case e, ok := <-w.Events:
+			if !ok {
+				return
+			}
+			if filepath.Base(e.Name) == "timestamp.json" {
+				d.host.Poke()
+			}
+		case <-w.Errors:
+		}
+	}
+}
+
+func localDir(url string) (string, bool) {
+	const scheme = "file://"
+	if len(url) > len(scheme) && url[:len(scheme)] == scheme {
+		return url[len(scheme):], true
+	}
+	return url, filepath.IsAbs(url)
+}
+
+// helper loads what the guard, the boot guardian and settle need. They come when things are bad: an invalid configuration must
+// not keep them from working, so the last valid one serves, and after that the defaults.
+func helper(ctx context.Context, dir string, early bool) (*wired, error) {
+	cfg, problems := loadOrKept(dir)
+	if cfg == nil {
+		return nil, problems
+	}
+	log := systemd.NewLogger("slipwayd", hclog.LevelFromString(cfg.Log.Level))
+	if problems != nil {
+		log.Warn("the configuration is invalid; the last valid one is used", "problems", problems)
+	}
+	d, err := wire(ctx, cfg, log, early)
+	if err != nil {
+		return nil, err
+	}
+	apps, err := d.settings(cfg)
+	if err != nil {
+		return nil, err
+	}
+	known, err := d.state.Apps()
+	if err != nil {
+		return nil, err
+	}
+	for _, app := range known {
+		if _, ok := apps[app]; !ok {
+			apps[app] = defaultSettings(cfg, d.hostID)
+		}
+	}
+	d.host.Configure(apps, time.Hour, 0)
+	return d, nil
+}

@@ -1,0 +1,102 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/slipway-deploy/slipway/agent/api"
+	"github.com/slipway-deploy/slipway/agent/state"
+)
+
+// Doctor implements api.Inspector: what only the daemon can see.
+func (c *control) Doctor(ctx context.Context) (api.DoctorReport, error) {
+	checks := []api.DoctorCheck{c.checkConfig(), c.checkRepository(), c.checkReserve(), c.checkClock()}
+	checks = append(checks, c.checkExpiry()...)
+	for _, m := range c.d.host.Machines() {
+		checks = append(checks, c.checkApp(ctx, m.App().String()))
+	}
+	checks = append(checks, c.checkBoot(ctx)...)
+	return api.DoctorReport{Checks: checks}, nil
+}
+
+func verdictOf(name string, bad bool, status, message, hint string) api.DoctorCheck {
+	if !bad {
+		return api.DoctorCheck{Name: name, Status: api.DoctorOK, Message: message}
+	}
+	return api.DoctorCheck{Name: name, Status: status, Message: message, Hint: hint}
+}
+
+func (c *control) checkConfig() api.DoctorCheck {
+	c.d.mu.Lock()
+	refused := c.d.refused
+	c.d.mu.Unlock()
+	if refused == "" {
+		return verdictOf("configuration", false, "", "the files on disk are in force", "")
+	}
+	return verdictOf("configuration", true, api.DoctorFail, "the last edit was refused: "+refused, "slipwayd --check-config shows every problem")
+}
+
+func (c *control) checkRepository() api.DoctorCheck {
+	r := c.repository()
+	message := fmt.Sprintf("%s, last confirmed %s", r.State, r.LastRefresh.UTC().Format(time.RFC3339))
+	if r.Error != "" {
+		message += ": " + r.Error
+	}
+	return verdictOf("repository", r.State != api.RepositoryOK, api.DoctorFail, message, "what runs goes on; nothing new starts until this is mended")
+}
+
+func (c *control) checkReserve() api.DoctorCheck {
+	if err := c.d.state.EnsureReserve(); err != nil {
+		return verdictOf("state reserve", true, api.DoctorFail, err.Error(), "free some space; nothing is activated before")
+	}
+	return verdictOf("state reserve", false, "", "space for a revert is set aside", "")
+}
+
+func (c *control) checkClock() api.DoctorCheck {
+	return verdictOf("clock", !c.d.clock.Synchronised(), api.DoctorFail, "the kernel's word on synchronisation was asked", "start a time service such as systemd-timesyncd or chrony")
+}
+
+func (c *control) checkExpiry() []api.DoctorCheck {
+	var out []api.DoctorCheck
+	now := c.d.clock.Now()
+	for role, at := range c.d.host.RefreshState().Metadata.Expires {
+		left := at.Sub(now)
+		status := api.DoctorWarn
+		if left <= 0 {
+			status = api.DoctorFail
+		}
+		short := 6 * time.Hour
+		if role != "timestamp" && role != "snapshot" {
+			short = 14 * 24 * time.Hour
+		}
+		out = append(out, verdictOf("expiry of "+role, left < short, status, "expires "+at.UTC().Format(time.RFC3339), "have it signed anew and published"))
+	}
+	return out
+}
+
+func (c *control) checkApp(ctx context.Context, app string) api.DoctorCheck {
+	m, err := c.machine(app)
+	if err != nil {
+		return verdictOf("app "+app, true, api.DoctorFail, err.Error(), "")
+	}
+	st, err := c.d.state.Read(m.App())
+	if err != nil {
+		return verdictOf("app "+app, true, api.DoctorFail, err.Error(), "slipwayd sets the damaged file aside when it next looks")
+	}
+	if _, diffs, err := m.Verify(ctx, true); err == nil && len(diffs) > 0 {
+		return verdictOf("app "+app, true, api.DoctorFail, fmt.Sprintf("the live release differs from its manifest in %d places, first %s", len(diffs), diffs[0].Path), "slipway verify "+app+" lists them")
+	}
+	bad := st.Phase == state.Stuck
+	return verdictOf("app "+app, bad, api.DoctorFail, "phase "+string(st.Phase), "slipway why "+app)
+}
+
+// checkBoot asks whether what works without the daemon is wired up.
+func (c *control) checkBoot(ctx context.Context) []api.DoctorCheck {
+	if c.d.config().Supervisor != "systemd" {
+		return []api.DoctorCheck{verdictOf("supervisor", true, api.DoctorWarn, c.d.manager.Describe(), "for demonstration and development only: nothing survives the daemon")}
+	}
+	st, err := c.d.manager.Unit(ctx, "slipway-boot.service")
+	bad := err != nil || st.Load != "loaded"
+	return []api.DoctorCheck{verdictOf("boot guardian", bad, api.DoctorFail, "slipway-boot.service is "+st.Load, "systemctl enable slipway-boot.service")}
+}
