@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 
 	"github.com/slipway-deploy/slipway/tuf/keys"
@@ -41,6 +42,11 @@ func (t *tool) generate(path string, kind keys.Type, name string, unencrypted bo
 	}
 	if name == "" {
 		name = path[strings.LastIndexByte(path, '/')+1:]
+	}
+	for _, p := range []string{path, path + ".pub"} {
+		if _, err := os.Lstat(p); err == nil {
+			return fmt.Errorf("cannot write key: %s exists, and a key that is overwritten is a key that is lost", p)
+		}
 	}
 	var pass []byte
 	if !unencrypted {

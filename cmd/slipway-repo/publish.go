@@ -151,6 +151,9 @@ func (t *tool) showStatus(s *repository.Status, now time.Time, limit time.Durati
 			}
 		}
 	})
+	if s.Freshness == 0 && !s.Issued.IsZero() {
+		t.say("no deployment in force asks for freshness: a mirror that holds news back can delay a halt until the timestamp expires")
+	}
 	for _, role := range s.Roles {
 		// Online roles live for days by design; their refresh time says whether they are looked after.
 		online := role.Role == "snapshot" || role.Role == "timestamp"
