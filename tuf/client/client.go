@@ -99,11 +99,7 @@ func (c *Client) lock(ctx context.Context) (func(), error) {
 		release()
 		return nil, err
 	}
-	if err := c.load(); err != nil {
-		held.Release()
-		release()
-		return nil, err
-	}
+	c.load()
 	return func() { held.Release(); release() }, nil
 }
 
@@ -125,9 +121,7 @@ func (c *Client) Trusted() (Trusted, error) {
 		return Trusted{}, err
 	}
 	defer release()
-	if err := c.load(); err != nil {
-		return Trusted{}, err
-	}
+	c.load()
 	return c.trusted(false)
 }
 
@@ -157,9 +151,7 @@ func (c *Client) Metadata() (map[string][]byte, error) {
 		return nil, err
 	}
 	defer release()
-	if err := c.load(); err != nil {
-		return nil, err
-	}
+	c.load()
 	all := map[string][]byte{metadata.ROOT: c.cfg.Root}
 	if r := c.root(); r != c.chain[0] {
 		if all[metadata.ROOT], err = os.ReadFile(c.cache.rootPath(r.version)); err != nil {

@@ -11,11 +11,23 @@ import (
 
 // load brings memory level with the directory. It costs one small read when nothing moved there. Nothing damaged is an
 // error: what cannot be proved from the pinned root is forgotten, and the next refresh fetches it again.
-func (c *Client) load() error {
+//
+// Trusted calls it without the directory's lock, so another process may sweep a file between our reading the index and that
+// file; the index has moved on by then and is read again.
+func (c *Client) load() {
+	for range 5 {
+		if c.loadOnce() || c.set != nil || c.index.Complete == nil {
+			return
+		}
+	}
+}
+
+// loadOnce reports whether memory was level already.
+func (c *Client) loadOnce() bool {
 	var ix index
 	raw, found, intact := readSealed(c.cache.path("index"), &ix)
 	if c.loaded && bytes.Equal(raw, c.rawIndex) {
-		return nil
+		return true
 	}
 	if found && !intact {
 		c.log.Warn("the metadata index is damaged and will be rebuilt", "file", c.cache.path("index"))
@@ -36,7 +48,7 @@ func (c *Client) load() error {
 		c.checked = ix.Checked
 	}
 	c.adopt()
-	return nil
+	return false
 }
 
 // otherRepository says whether the directory was filled from another root of the pinned root's version. A damaged file is

@@ -60,11 +60,11 @@ func serve(t testing.TB, get func(string) []byte, start func(http.Handler) *http
 		handler = m(handler)
 	}
 	s.Server = start(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		noted := &noting{ResponseWriter: w, status: http.StatusOK}
+		noted, header := &noting{ResponseWriter: w, status: http.StatusOK}, r.Header.Clone()
 		defer func() {
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			s.requests = append(s.requests, Request{strings.TrimPrefix(r.URL.Path, "/"), r.Header.Clone(), noted.status})
+			s.requests = append(s.requests, Request{strings.TrimPrefix(r.URL.Path, "/"), header, noted.status})
 		}()
 		handler.ServeHTTP(noted, r)
 	}))
