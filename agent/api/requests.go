@@ -9,7 +9,8 @@ type ApplyRequest struct {
 	DryRun         bool  `json:"dry_run,omitempty"`
 }
 
-// ApplyReport is the answer to an ApplyRequest. Plan is filled for a dry run, one step a line.
+// ApplyReport is the answer to an ApplyRequest. For a dry run WouldAct says whether anything would start now, and Plan holds the
+// steps or the reasons, one a line.
 type ApplyReport struct {
 	Accepted
 	WouldAct bool     `json:"would_act,omitempty"`

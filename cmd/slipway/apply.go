@@ -31,7 +31,7 @@ It follows the attempt until it is committed or reverted.`,
 				return c.showPlan(r)
 			}
 			c.say("%s", r.Message)
-			if !r.WouldAct || noWait {
+			if noWait {
 				return c.answerIfJSON(r)
 			}
 			return c.follow(ctx, before, api.ResultCommitted)

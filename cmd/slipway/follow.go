@@ -9,10 +9,12 @@ import (
 	"github.com/slipway-deploy/slipway/agent/api"
 )
 
-// followEvery is how often the state is asked for, and lostFor how long a daemon may be away (it may be upgraded under an attempt).
+// followEvery is how often the state is asked for, startsWithin how long the daemon may take to begin what it has accepted, and
+// lostFor how long it may be away (it may be upgraded under an attempt).
 const (
-	followEvery = 400 * time.Millisecond
-	lostFor     = time.Minute
+	followEvery  = 400 * time.Millisecond
+	startsWithin = 3 * time.Second
+	lostFor      = time.Minute
 )
 
 // follow shows an attempt until the daemon is no longer at work on it, and ends with the outcome's exit code. want is the result
@@ -21,7 +23,7 @@ func (c *cli) follow(ctx context.Context, before api.AppStatus, want string) err
 	tick := time.NewTicker(followEvery)
 	defer tick.Stop()
 	var lost time.Time
-	line := ""
+	begun, line := time.Now(), ""
 	for {
 		a, err := c.api().App(ctx, before.App)
 		var e *api.Error
@@ -30,6 +32,7 @@ func (c *cli) follow(ctx context.Context, before api.AppStatus, want string) err
 			c.clearLine()
 			c.hint("the daemon goes on by itself; look with slipway status %s", before.App)
 			return ended{exitFailed}
+		case err == nil && !a.Busy && line == "" && !newOutcome(before, a) && time.Since(begun) < startsWithin:
 		case err == nil && !a.Busy:
 			c.clearLine()
 			return c.verdict(before, a, want)
@@ -80,6 +83,12 @@ func (c *cli) clearLine() {
 	}
 }
 
+// newOutcome tells whether an attempt ended since before.
+func newOutcome(before, after api.AppStatus) bool {
+	o, old := after.LastOutcome, before.LastOutcome
+	return o != nil && (old == nil || o.Attempt != old.Attempt || !o.At.Equal(old.At))
+}
+
 func (c *cli) verdict(before, after api.AppStatus, want string) error {
 	if c.json {
 		if err := c.printJSON(after); err != nil {
@@ -87,7 +96,7 @@ func (c *cli) verdict(before, after api.AppStatus, want string) error {
 		}
 	}
 	o := after.LastOutcome
-	if o == nil || before.LastOutcome != nil && o.Attempt == before.LastOutcome.Attempt && o.At.Equal(before.LastOutcome.At) {
+	if !newOutcome(before, after) {
 		if !c.json {
 			fmt.Fprintln(c.out, clean(after.Why))
 		}
