@@ -3,7 +3,6 @@ package client
 import (
 	"context"
 	"testing"
-
 )
 
 func TestExtraneousDependenciesCannotBeSignedByARoleForAnotherPath(t *testing.T) {
