@@ -228,9 +228,9 @@ func (c *Change) remember(role string, raw []byte, doc any) error {
 	}
 	switch d := doc.(type) {
 	case *metadata.RootType:
-		c.parsed[role] = &payload[metadata.RootType]{doc: d, raw: raw, canonical: text}
+		c.parsed[role] = &payload[metadata.RootType]{doc: d, raw: raw, clean: raw, canonical: text}
 	case *metadata.TargetsType:
-		c.parsed[role] = &payload[metadata.TargetsType]{doc: d, raw: raw, canonical: text}
+		c.parsed[role] = &payload[metadata.TargetsType]{doc: d, raw: raw, clean: raw, canonical: text}
 	}
 	return nil
 }

@@ -33,11 +33,12 @@ type envelope struct {
 	Signed     json.RawMessage `json:"signed"`
 }
 
-// payload is the signed part of one version of one role, in the three forms it is needed in. Canonical JSON is what gets
-// signed and is not always JSON (it keeps line breaks in strings), so raw is what gets stored.
+// payload is the signed part of one version of one role, in the forms it is needed in: as found in a file, as it gets
+// published, and as it gets signed. Canonical JSON is not always JSON (it keeps line breaks in strings).
 type payload[T metadata.Roles] struct {
 	doc       *T
 	raw       []byte
+	clean     []byte
 	canonical []byte
 }
 
@@ -79,7 +80,11 @@ func parse[T metadata.Roles](raw []byte, role string) (p payload[T], err error) 
 	if err != nil {
 		return p, err
 	}
-	again, err := cjson.EncodeCanonical(*doc)
+	clean, err := json.Marshal(doc)
+	if err != nil {
+		return p, err
+	}
+	again, err := canonical(clean)
 	if err != nil {
 		return p, err
 	}
@@ -88,9 +93,9 @@ func parse[T metadata.Roles](raw []byte, role string) (p payload[T], err error) 
 		return p, err
 	}
 	if !bytes.Equal(c, again) {
-		return p, errors.New("it reads differently in different clients (misspelt, mis-cased or doubled members)")
+		return p, errors.New("it reads differently in different clients (mis-cased or unknown members)")
 	}
-	return payload[T]{doc: doc, raw: raw, canonical: c}, nil
+	return payload[T]{doc: doc, raw: raw, clean: clean, canonical: c}, nil
 }
 
 func checkHead(doc any, role string) error {

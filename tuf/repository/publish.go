@@ -3,6 +3,7 @@ package repository
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -100,23 +101,34 @@ func (r *Repository) selectChanges(s *state, ids []string, out *Published) ([]*C
 	if err != nil {
 		return nil, err
 	}
-	var ready []*Change
-	for _, c := range all {
-		progress, err := r.progress(s, all, c)
-		if err != nil {
-			return nil, err
+	return r.ready(s, all, len(ids) > 0, out)
+}
+
+// ready drops what waits until nothing more does: a change whose signers are named by one that waits must wait too.
+func (r *Repository) ready(s *state, all []*Change, named bool, out *Published) ([]*Change, error) {
+	for {
+		var done []*Change
+		for _, c := range all {
+			progress, err := r.progress(s, all, c)
+			var unknown *UnknownRoleError
+			if err != nil && (named || !errors.As(err, &unknown)) {
+				return nil, err
+			}
+			waiting := slices.DeleteFunc(progress, Progress.Done)
+			switch {
+			case err == nil && len(waiting) == 0:
+				done = append(done, c)
+			case named:
+				return nil, &UnsignedError{Change: c.ID, Waiting: waiting}
+			default:
+				out.Waiting = append(out.Waiting, c.ID)
+			}
 		}
-		waiting := slices.DeleteFunc(progress, Progress.Done)
-		switch {
-		case len(waiting) == 0:
-			ready = append(ready, c)
-		case len(ids) > 0:
-			return nil, &UnsignedError{Change: c.ID, Waiting: waiting}
-		default:
-			out.Waiting = append(out.Waiting, c.ID)
+		if len(done) == len(all) {
+			return done, nil
 		}
+		all = done
 	}
-	return ready, nil
 }
 
 // plan is one publish: everything is computed and checked in memory before the first file is written.
@@ -188,14 +200,14 @@ func (p *plan) takeRole(c *Change, role string) error {
 		if err != nil {
 			return err
 		}
-		raw, canonical, version = root.raw, root.canonical, root.doc.Version
+		raw, canonical, version = root.clean, root.canonical, root.doc.Version
 		p.root = root.doc
 	} else {
 		t, err := c.targets(role)
 		if err != nil {
 			return err
 		}
-		raw, canonical, version = t.raw, t.canonical, t.doc.Version
+		raw, canonical, version = t.clean, t.canonical, t.doc.Version
 		if p.targets[role] != nil {
 			return &ConflictError{Role: role, Change: c.ID}
 		}

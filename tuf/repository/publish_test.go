@@ -87,6 +87,29 @@ func TestPartialSignaturesAreNormalAndNeverPublished(t *testing.T) {
 	f.publish(c.ID)
 }
 
+func TestAChangeThatNeedsTheKeysOfAWaitingOneWaitsToo(t *testing.T) {
+	t.Parallel()
+	f := empty(t)
+	app, err := f.r.AddApp(context.Background(), billing, repository.AppOptions{Keys: f.public("ci"), Threshold: 1})
+	f.ok(err)
+	f.sign(app, "alice")
+	_, err = f.r.PublishRelease(context.Background(), packed(t, "1.0.0"), repository.Origin{})
+	if kindOf(err) != "unknown-role" {
+		t.Fatalf("got %v", err)
+	}
+	both, err := f.r.PublishRelease(context.Background(), packed(t, "1.0.0"), repository.Origin{Into: app.ID})
+	f.ok(err)
+	f.sign(both, "ci", "alice")
+	if out := f.publish(); len(out.Waiting) != 1 || len(out.Changes) != 0 {
+		t.Errorf("got %+v", out)
+	}
+	f.sign(both, "carol")
+	if out := f.publish(); out.Roles["app.billing"] != 1 || out.Roles["targets"] != 2 {
+		t.Errorf("got %+v", out)
+	}
+	f.verify()
+}
+
 func TestOnlyTheKeysOfARoleMaySignIt(t *testing.T) {
 	t.Parallel()
 	f := standard(t)

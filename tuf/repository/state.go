@@ -144,10 +144,14 @@ func parseSigned[T metadata.Roles](data []byte, path, role string) (*T, error) {
 // copyTargets makes a deep enough copy to edit: maps and slices are fresh, entries are shared and never edited in place.
 func copyTargets(t *metadata.TargetsType) *metadata.TargetsType {
 	c := *t
-	c.Targets = maps.Clone(t.Targets)
+	if c.Targets = maps.Clone(t.Targets); c.Targets == nil {
+		c.Targets = map[string]*metadata.TargetFiles{}
+	}
 	if t.Delegations != nil {
 		d := *t.Delegations
-		d.Keys = maps.Clone(d.Keys)
+		if d.Keys = maps.Clone(d.Keys); d.Keys == nil {
+			d.Keys = map[string]*metadata.Key{}
+		}
 		d.Roles = slices.Clone(d.Roles)
 		c.Delegations = &d
 	}
