@@ -47,6 +47,9 @@ func (m *Machine) activate(ctx context.Context, w *wish, set *units.Set, d rollo
 	if err := m.prepare(ctx, w); err != nil {
 		return m.stageFailed(ctx, w, err)
 	}
+	if err := m.phaseWaiting(ctx); err != nil {
+		return 0, err
+	}
 	// From here on nothing may end the step half done: only the guard bounds it.
 	ctx = context.WithoutCancel(ctx)
 	return 0, m.locked(ctx, func(tx *state.Tx) error {
@@ -232,7 +235,7 @@ func (m *Machine) enter(ctx context.Context, tx *state.Tx, a *state.Attempt, set
 		{func() error { return m.Guards.Arm(ctx, ticket(m.app, a), a.Deadline+guardGrace) }, fpArmed},
 		{func() error { return m.tree.Swap(a.To) }, fpSwapped},
 		{func() error { return m.install(ctx, set, true) }, fpUnits},
-		{func() error { return m.restart(ctx, a.To, set) }, fpRestart},
+		{func() error { return m.restartWithin(ctx, a.Deadline-m.Clock.Boot(), a.To, set) }, fpRestart},
 	}
 	for _, s := range steps {
 		if err := s.do(); err != nil {
@@ -259,6 +262,9 @@ func (m *Machine) setFallback(id release.ID) error {
 // failedEntry decides after an activation that broke off: before the swap nothing happened to the app and the attempt is
 // dropped; after it, revert.
 func (m *Machine) failedEntry(ctx context.Context, tx *state.Tx, cause error) error {
+	if tx.State.Phase != state.Activating && tx.State.Phase != state.Trial {
+		return cause
+	}
 	a := tx.State.Attempt
 	cur, err := m.current()
 	if err != nil {
@@ -320,6 +326,18 @@ func (m *Machine) install(ctx context.Context, set *units.Set, trial bool) error
 		return nil
 	}
 	return m.Manager.Reload(ctx)
+}
+
+// restartWithin gives up waiting for a start that hangs, so that the daemon itself goes back and need not be ended by the
+// guard, which would cost every other app's trial.
+func (m *Machine) restartWithin(ctx context.Context, d time.Duration, id release.ID, set *units.Set) error {
+	bounded, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	err := m.restart(bounded, id, set)
+	if err != nil && bounded.Err() != nil && ctx.Err() == nil {
+		return fmt.Errorf("the units of %s did not start within %s: %w", id, d.Round(time.Second), err)
+	}
+	return err
 }
 
 // restart makes the running processes take up what `current` names, as the release's restart mode says. Sockets are started

@@ -25,6 +25,7 @@ type Machine struct {
 
 	wake     chan struct{}
 	verdicts chan verdict
+	swept    bool // used by Run's goroutine alone
 
 	mu        sync.Mutex
 	settings  Settings

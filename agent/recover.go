@@ -13,9 +13,6 @@ import (
 
 // recover brings an app from wherever an earlier run, the guard or a reboot left it back into the machine.
 func (m *Machine) recover(ctx context.Context) {
-	if err := m.tree.SweepGarbage(); err != nil {
-		m.Log.Warn("leftovers could not be swept", "app", m.app, "error", err)
-	}
 	st, err := m.State.Read(m.app)
 	if err != nil {
 		m.recoverDamaged(ctx)

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/slipway-deploy/slipway/agent/durable"
@@ -66,6 +67,23 @@ func (m *Machine) remove(ctx context.Context) {
 	}
 }
 
+// sweep deletes, once a run and only while nothing is in flight, what crashes left.
+func (m *Machine) sweep(ctx context.Context) {
+	if m.swept {
+		return
+	}
+	m.swept = true
+	err := m.locked(ctx, func(tx *state.Tx) error {
+		if tx.State.Phase != state.Idle {
+			return nil
+		}
+		return m.tree.SweepGarbage()
+	})
+	if err != nil {
+		m.Log.Warn("leftovers could not be swept", "app", m.app, "error", err)
+	}
+}
+
 // pruneAfter keeps pruning well away from staging: creating files is slow just after a mass delete.
 const pruneAfter = 10 * time.Minute
 
@@ -80,18 +98,18 @@ func (m *Machine) prune(ctx context.Context) {
 	for i := max(0, len(st.KnownGood)-max(1, cfg.Keep)); i < len(st.KnownGood); i++ {
 		keep.IDs[st.KnownGood[i].ID] = true
 	}
-	pruned, err := m.tree.Prune(ctx, keep)
-	if err != nil {
-		m.Log.Warn("not everything could be pruned", "app", m.app, "error", err)
-	}
-	if len(pruned.Removed) == 0 {
-		return
-	}
-	m.Log.Info("old releases were pruned", "app", m.app, "removed", pruned.Removed)
 	err = m.locked(ctx, func(tx *state.Tx) error {
-		return tx.ForgetUnits(func(id release.ID) bool { _, _, _, err := m.tree.Load(id); return err == nil })
+		if tx.State.Phase != state.Idle {
+			return nil
+		}
+		pruned, err := m.tree.Prune(ctx, keep)
+		if len(pruned.Removed) > 0 {
+			m.Log.Info("old releases were pruned", "app", m.app, "removed", pruned.Removed)
+			err = errors.Join(err, tx.ForgetUnits(m.complete))
+		}
+		return err
 	})
 	if err != nil {
-		m.Log.Warn("kept units could not be pruned", "app", m.app, "error", err)
+		m.Log.Warn("not everything could be pruned", "app", m.app, "error", err)
 	}
 }

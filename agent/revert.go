@@ -60,7 +60,7 @@ func (m *Machine) goBack(ctx context.Context) error {
 			return errSuperseded
 		}
 		if a.Restarted {
-			return nil
+			return errors.Join(m.Guards.Disarm(ctx, m.app, a.ID), tx.Unmark())
 		}
 		set, err := m.restoreLinks(ctx, tx, a)
 		if err != nil {
@@ -198,7 +198,7 @@ func (m *Machine) startFallback(ctx context.Context, a *state.Attempt, set *unit
 			m.Log.Warn("a unit's failure could not be reset", "unit", unit, "error", err)
 		}
 	}
-	return m.restart(ctx, a.Fallback, set)
+	return m.restartWithin(ctx, fallbackDeadline, a.Fallback, set)
 }
 
 // fallbackWatch bounds how long a fallback may take to show that it is healthy.

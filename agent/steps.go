@@ -87,6 +87,10 @@ func (m *Machine) advance(ctx context.Context) (time.Duration, error) {
 	if permanent(d) {
 		return m.notNow(st, d)
 	}
+	if last := st.Last; st.Phase == state.Stuck && last != nil && w.deployment.Sequence <= last.Sequence {
+		m.setWhy(sentence("%s is stuck since %s: %s; `slipway retry %s` or a new deployment starts it again", m.app, last.At.Format(time.RFC3339), last.Reason, m.app))
+		return idleWait, nil
+	}
 	if err := m.stage(ctx, w); err != nil {
 		return m.stageFailed(ctx, w, err)
 	}
@@ -128,6 +132,7 @@ func (m *Machine) settled(ctx context.Context, st *state.App, w *wish, cur relea
 		return true, 0, err
 	}
 	m.reconcile(ctx, cur)
+	m.sweep(ctx)
 	m.prune(ctx)
 	if _, good := st.Good(cur); good {
 		m.setWhy(sentence("%s %s runs, as signed (sequence %d)", m.app, cur.Version(), w.deployment.Sequence))
@@ -214,6 +219,9 @@ func (m *Machine) fill(ctx context.Context, w *wish, art release.Artifact) error
 		return err
 	}
 	in, err := m.tree.Begin(w.id, w.digest)
+	if errors.Is(err, store.ErrComplete) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}

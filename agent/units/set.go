@@ -83,11 +83,11 @@ func Render(rel *release.Release, id release.ID, tree string, o Options) (*Set, 
 		if err := release.CheckUnit(rel.App, u.Name, data, rules); err != nil {
 			return nil, &RefusedError{Unit: u.Name.String(), Reason: err.Error()}
 		}
-		text := release.RenderUnit(data, release.UnitVars{Current: filepath.Join(o.AppRoot, "current"), App: rel.App.String()})
+		text := release.RenderUnit(data, release.UnitVars{Current: filepath.Join(o.AppRoot, "current"), App: rel.App})
 		name := u.Name.String()
 		set.Files[name] = header(rel.App, id) + string(text)
 		set.DropIns[name] = header(rel.App, id) + dropIn(name, o)
-		set.wire(name, data)
+		set.wire(name, text)
 	}
 	slices.Sort(set.Links)
 	slices.SortStableFunc(set.Start, func(a, b string) int { return rank(a) - rank(b) })

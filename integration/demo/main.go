@@ -65,6 +65,9 @@ func (s *stage) build() error {
 // ceremony makes the keys and the repository. In life each key lives with another person.
 func (s *stage) ceremony() error {
 	s.title("Keys and repository: root, app and approvers hold different keys")
+	if err := os.MkdirAll(s.path("keys"), 0o700); err != nil {
+		return err
+	}
 	for _, k := range []string{"root", "app", "approver-1", "approver-2", "approver-3", "online"} {
 		if err := s.repo("key", "gen", s.path("keys", k), "--unencrypted"); err != nil {
 			return err

@@ -1,0 +1,5 @@
+package agent_test
+
+const lifeEnv = "SLIPWAY_TEST_LIFE"
+
+var failpointDir string
