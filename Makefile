@@ -1,0 +1,45 @@
+# Slipway. Everything a fresh machine needs: `make demo` and `make test`. Both install what is missing when run as root on
+# Debian, and name plainly what they leave out otherwise.
+
+export CGO_ENABLED ?= 0
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo 0.0.0)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+# The longest test package boots real hosts.
+TIMEOUT ?= 60m
+
+.PHONY: build demo test lab lint bench package fuzz clean
+
+build: ## programs into bin/
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+
+demo: ## the main job, end to end, without root or systemd
+	$(GO) run ./integration/demo
+
+test: lint ## everything; real hosts too when root
+	CGO_ENABLED=1 $(GO) test -race -timeout $(TIMEOUT) $$($(GO) list ./... | grep -v /integration$$)
+	$(GO) test -timeout $(TIMEOUT) ./integration
+
+lint: ## gofmt, go vet, staticcheck
+	@out=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "not gofmt'ed: $$out"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
+
+lab: package ## one running host to play with (root)
+	$(GO) run ./integration/lab/cmd/lab
+
+bench: ## speed and size, against named peers in the same run
+	$(GO) test -run '^$$' -bench . -benchtime 1x -count 5 ./agent/release ./tuf/client ./integration/bench
+
+package: ## deb and rpm into dist/
+	packaging/build.sh
+
+fuzz: ## every fuzz target for FUZZTIME
+	@for p in $$($(GO) list ./...); do \
+	  for f in $$($(GO) test -list '^Fuzz' $$p 2>/dev/null | grep '^Fuzz'); do \
+	    echo "== $$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $${FUZZTIME:-30s} -fuzzminimizetime 5x $$p || exit 1; \
+	  done; \
+	done
+
+clean:
+	rm -rf bin dist
