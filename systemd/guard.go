@@ -22,8 +22,9 @@ type Guard struct {
 // Instance is the guard as the instance name of slipway-guard@.service: app:attempt:from:to.
 func (g Guard) Instance() string { return strings.Join([]string{g.App, g.Attempt, g.From, g.To}, ":") }
 
-// Timer is the guard's timer unit: one name per attempt, since a name that is loaded cannot be armed again.
-func (g Guard) Timer() string { return "slipway-guard-" + g.App + "-" + g.Attempt + ".timer" }
+// Timer is the guard's timer unit. Its name makes it start the instance of the same name: a transient timer cannot be told
+// its Unit= (252), and one that brings its own service would bypass the shipped, reviewed slipway-guard@.service.
+func (g Guard) Timer() string { return "slipway-guard@" + g.Instance() + ".timer" }
 
 // Service is the unit the timer starts.
 func (g Guard) Service() string { return "slipway-guard@" + g.Instance() + ".service" }
@@ -101,59 +102,71 @@ func (g Guard) properties(startup time.Duration) []systemdbus.Property {
 		"Description":         fmt.Sprintf("Slipway guard of %s, attempt %s", g.App, g.Attempt),
 		"DefaultDependencies": false, "Conflicts": []string{"shutdown.target"}, "Before": []string{"shutdown.target"},
 		"TimersMonotonic": []timerBase{{"OnStartupSec", uint64(startup / time.Microsecond)}},
-		"AccuracyUSec":    uint64(100 * time.Millisecond / time.Microsecond),
-		"Unit":            g.Service(), "RemainAfterElapse": false,
+		"AccuracyUSec":    uint64(100 * time.Millisecond / time.Microsecond), "RemainAfterElapse": false,
 	})
 }
 
 // DisarmGuard stops the guard's timer; one that is absent or has fired is fine. A guard service that already runs is not
 // stopped: it reads the state and finds its attempt over.
 func (c *Control) DisarmGuard(ctx context.Context, app, attempt string) error {
-	name := Guard{App: app, Attempt: attempt}.Timer()
-	if err := c.Job(ctx, Stop, name); err != nil {
+	guards, err := c.guards(ctx, "slipway-guard@"+app+":"+attempt+":*.timer")
+	if err != nil {
 		return fmt.Errorf("cannot disarm the guard of %s: %w", app, err)
 	}
-	return c.ResetFailed(ctx, name)
+	for _, g := range guards {
+		if g.App != app || g.Attempt != attempt {
+			continue
+		}
+		if err := c.Job(ctx, Stop, g.Timer()); err != nil {
+			return fmt.Errorf("cannot disarm the guard of %s: %w", app, err)
+		}
+		if err := c.ResetFailed(ctx, g.Timer()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Guards lists the guards armed now, as PID 1 holds them.
 func (c *Control) Guards(ctx context.Context) ([]Guard, error) {
-	units, err := c.UnitsMatching(ctx, "slipway-guard-*.timer")
+	guards, err := c.guards(ctx, "slipway-guard@*.timer")
+	if err != nil {
+		return nil, err
+	}
+	for i, g := range guards {
+		props, err := c.properties(ctx, g.Timer())
+		if err != nil {
+			return nil, fmt.Errorf("cannot read guard %s: %w", g.Timer(), err)
+		}
+		guards[i].Deadline = props.elapse()
+	}
+	return guards, nil
+}
+
+// guards lists the active timers of a pattern. Timers that somebody else named alike are not guards.
+func (c *Control) guards(ctx context.Context, pattern string) ([]Guard, error) {
+	units, err := c.UnitsMatching(ctx, pattern)
 	if err != nil {
 		return nil, err
 	}
 	var guards []Guard
 	for _, u := range units {
-		if u.Active != "active" {
-			continue
-		}
-		props, err := c.properties(ctx, u.Name)
-		if err != nil {
-			return nil, fmt.Errorf("cannot read guard %s: %w", u.Name, err)
-		}
-		if g, ok := guardOf(props); ok {
+		instance := strings.TrimSuffix(strings.TrimPrefix(u.Name, "slipway-guard@"), ".timer")
+		if g, err := ParseGuard(instance); err == nil && (u.Active == "active" || u.Active == "activating") {
 			guards = append(guards, g)
 		}
 	}
 	return guards, nil
 }
 
-// guardOf reads a guard back from its timer. Timers that somebody else named so are not guards.
-func guardOf(p properties) (Guard, bool) {
-	instance, ok := strings.CutPrefix(p.text("Unit"), "slipway-guard@")
-	if !ok {
-		return Guard{}, false
-	}
-	g, err := ParseGuard(strings.TrimSuffix(instance, ".service"))
-	if err != nil {
-		return Guard{}, false
-	}
+// elapse is when a timer with one monotonic base fires, on CLOCK_MONOTONIC.
+func (p properties) elapse() time.Duration {
 	var timers []struct {
 		Base       string
 		USec, Next uint64
 	}
 	if v, ok := p["TimersMonotonic"]; ok && dbus.Store([]any{v.Value()}, &timers) == nil && len(timers) == 1 {
-		g.Deadline = time.Duration(timers[0].Next) * time.Microsecond
+		return time.Duration(timers[0].Next) * time.Microsecond
 	}
-	return g, true
+	return 0
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"time"
 
 	systemdbus "github.com/coreos/go-systemd/v22/dbus"
 	"github.com/godbus/dbus/v5"
@@ -144,10 +145,31 @@ func newLink(ctx context.Context, dial dialer) (*link, error) {
 	return l, nil
 }
 
+// settlePing bounds the wait for one of the first answers on the private socket, and settlePings their number.
+const (
+	settlePing  = 100 * time.Millisecond
+	settlePings = 50
+)
+
+// settleIn makes sure that PID 1 reads this connection. Up to 252 at least, a first message that arrives in one read with the
+// end of the authentication stays unseen in PID 1's buffer until another one follows: calls would hang.
+func (l *link) settleIn(ctx context.Context) error {
+	err := errLost
+	for range settlePings {
+		bounded, cancel := context.WithTimeout(ctx, settlePing)
+		err = l.conn.Object(busName, managerPath).CallWithContext(bounded, "org.freedesktop.DBus.Peer.Ping", 0).Err
+		cancel()
+		if err == nil || ctx.Err() != nil || !l.conn.Connected() {
+			return err
+		}
+	}
+	return err
+}
+
 // subscribe asks for signals. The private socket sends them all unasked and knows no AddMatch.
 func (l *link) subscribe(ctx context.Context) error {
 	if l.private {
-		return nil
+		return l.settleIn(ctx)
 	}
 	err := l.conn.AddMatchSignalContext(ctx, dbus.WithMatchSender(busName), dbus.WithMatchInterface(managerIface), dbus.WithMatchMember("JobRemoved"))
 	if err != nil {

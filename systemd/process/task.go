@@ -98,6 +98,8 @@ type armed struct {
 	timer *time.Timer
 }
 
+func guardKey(app, attempt string) string { return app + ":" + attempt }
+
 // ArmGuard sets a timer in this process; arming again replaces it. It cannot help when this process is dead or stopped.
 func (c *Control) ArmGuard(_ context.Context, g systemd.Guard) (string, error) {
 	if _, err := systemd.ParseGuard(g.Instance()); err != nil {
@@ -108,21 +110,22 @@ func (c *Control) ArmGuard(_ context.Context, g systemd.Guard) (string, error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if old := c.guards[g.Timer()]; old != nil {
+	if old := c.guards[guardKey(g.App, g.Attempt)]; old != nil {
 		old.timer.Stop()
 	}
 	a := &armed{guard: g}
 	a.timer = time.AfterFunc(max(0, g.Deadline-bootClock()), func() { c.fire(a) })
-	c.guards[g.Timer()] = a
+	c.guards[guardKey(g.App, g.Attempt)] = a
 	return g.Timer(), nil
 }
 
 // fire runs the guard command in a session of its own: it must outlive this process, which it may have to kill.
 func (c *Control) fire(a *armed) {
 	c.mu.Lock()
-	mine := c.guards[a.guard.Timer()] == a
+	key := guardKey(a.guard.App, a.guard.Attempt)
+	mine := c.guards[key] == a
 	if mine {
-		delete(c.guards, a.guard.Timer())
+		delete(c.guards, key)
 	}
 	c.mu.Unlock()
 	if !mine {
@@ -144,12 +147,12 @@ func (c *Control) fire(a *armed) {
 
 // DisarmGuard stops a guard's timer; one that is absent or has fired is fine.
 func (c *Control) DisarmGuard(_ context.Context, app, attempt string) error {
-	name := systemd.Guard{App: app, Attempt: attempt}.Timer()
+	key := guardKey(app, attempt)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if a := c.guards[name]; a != nil {
+	if a := c.guards[key]; a != nil {
 		a.timer.Stop()
-		delete(c.guards, name)
+		delete(c.guards, key)
 	}
 	return nil
 }
