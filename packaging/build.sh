@@ -13,7 +13,7 @@ cd "$(dirname "$0")/.."
 
 nfpm=github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.1
 : "${ARCHES:=amd64 arm64}" "${OUT:=dist}" "${BUILD_TAGS:=}"
-: "${SOURCE_DATE_EPOCH:=$(git log -1 --format=%ct 2>/dev/null || echo 0)}"
+: "${SOURCE_DATE_EPOCH:=$(git log -1 --format=%ct 2>/dev/null || stat -c %Y CHANGELOG.md)}"
 if [ -z "${VERSION:-}" ]; then
 	# v1.2.3 stays; v1.2.3-4-gabc is after 1.2.3; without a tag anything later is newer.
 	VERSION=$(git describe --tags --match 'v[0-9]*' 2>/dev/null | sed -e 's/^v//' -e 's/-\([0-9]*\)-g/+\1.g/' -e 's/-/~/g')
@@ -34,12 +34,13 @@ build() { # PROGRAM GOARCH FILE
 		-ldflags "-s -w -buildid= -X main.version=$VERSION" -o "$3" "./cmd/$1"
 }
 
-document() { # PROGRAM: manual pages and completions, by running it
-	"$work/native/$1" man "$work/man/$1"
+document() { # PROGRAM: manual pages and completions, by running it; defaults from the environment must not get in
+	mkdir -p "$work/man"
+	env -i SOURCE_DATE_EPOCH="$SOURCE_DATE_EPOCH" "$work/native/$1" man "$work/man/$1"
 	gzip -9n "$work/man/$1"/*
 	mkdir -p "$work/completions"
 	for shell in bash zsh fish; do
-		"$work/native/$1" completion $shell >"$work/completions/$1.$shell"
+		env -i "$work/native/$1" completion $shell >"$work/completions/$1.$shell"
 	done
 }
 
