@@ -22,6 +22,7 @@ type Client struct {
 	gate chan struct{} // a mutex that a context can give up on; guards everything below
 	known
 	mirrors *mirrorOrder
+	saves   []chan error // writes under way
 }
 
 // known is what this process has verified. It mirrors the cache and is reloaded when another process moved that on.
@@ -100,7 +101,29 @@ func (c *Client) lock(ctx context.Context) (func(), error) {
 		return nil, err
 	}
 	c.load()
-	return func() { held.Release(); release() }, nil
+	return func() {
+		if err := c.settle(); err != nil {
+			c.log.Warn("cannot store metadata", "error", err)
+		}
+		held.Release()
+		release()
+	}, nil
+}
+
+// inBackground syncs something to disk while verification goes on. Nothing may name it before settle.
+func (c *Client) inBackground(save func() error) {
+	done := make(chan error, 1)
+	c.saves = append(c.saves, done)
+	go func() { done <- save() }()
+}
+
+// settle waits until everything is durable.
+func (c *Client) settle() (err error) {
+	for _, done := range c.saves {
+		err = errors.Join(err, <-done)
+	}
+	c.saves = nil
+	return err
 }
 
 func (c *Client) lockMemory(ctx context.Context) (func(), error) {
@@ -202,15 +225,20 @@ func (c *Client) lapsed(now time.Time) error {
 	return nil
 }
 
-// commit writes floors and index if they moved; a poll that found nothing new does not call it. Floors go first: a crash in between leaves an index that is merely older.
+// commit writes floors and index if they moved; a poll that found nothing new does not call it. Floors and files go first: a
+// crash in between leaves an index that is merely older.
 func (c *Client) commit() error {
-	if err := c.cache.saveRoot(c.chain[0].version, c.cfg.Root); err != nil { // says later whose cache this is
-		return err
-	}
+	pinned := c.chain[0].version
+	c.inBackground(func() error { return c.cache.saveRoot(pinned, c.cfg.Root) }) // says later whose cache this is
 	if c.floors.raise(c.root(), c.stamp, c.snap) {
-		if _, err := c.cache.save(fpFloors, "floors", c.floors); err != nil {
+		floors := c.floors
+		c.inBackground(func() error {
+			_, err := c.cache.save(fpFloors, "floors", floors)
 			return err
-		}
+		})
+	}
+	if err := c.settle(); err != nil {
+		return err
 	}
 	c.index.Root, c.index.Checked = c.root().version, c.checked
 	data, err := seal(c.index)

@@ -40,19 +40,17 @@ func (c *Client) plausible(issued, now time.Time) error {
 }
 
 // keepTime remembers a time at which everything verified.
-func (c *Client) keepTime(now time.Time, changed bool) error {
+func (c *Client) keepTime(now time.Time, changed bool) {
 	if now.After(c.latest) {
 		c.latest = now
 	}
-	if !changed && c.latest.Sub(c.latestDisk) < clockInterval {
-		return nil
+	if !c.latest.After(c.latestDisk) || !changed && c.latest.Sub(c.latestDisk) < clockInterval {
+		return
 	}
-	if !c.latest.After(c.latestDisk) {
-		return nil
-	}
-	if _, err := c.cache.save(fpClock, "clock", c.latest); err != nil {
+	at := c.latest
+	c.latestDisk = at
+	c.inBackground(func() error {
+		_, err := c.cache.save(fpClock, "clock", at)
 		return err
-	}
-	c.latestDisk = c.latest
-	return nil
+	})
 }

@@ -39,15 +39,15 @@ func (c *Client) Refresh(ctx context.Context) (Trusted, error) {
 
 func (c *Client) refreshed(mirror int, now time.Time, changed bool) (Trusted, error) {
 	c.checked = now
+	c.keepTime(now, changed)
+	store := c.settle
 	if changed {
 		c.mirrors.served(mirror)
-		if err := c.commit(); err != nil {
-			return Trusted{}, err
-		}
+		store = c.commit
 	} else {
 		c.mirrors.nextPoll()
 	}
-	if err := c.keepTime(now, changed); err != nil {
+	if err := store(); err != nil {
 		return Trusted{}, err
 	}
 	return c.trusted(changed)
@@ -124,6 +124,9 @@ func (c *Client) resettle(changed bool) error {
 	c.foreign()
 	if !changed {
 		return nil
+	}
+	if err := c.settle(); err != nil {
+		return err
 	}
 	c.stamp, c.snap, c.set = nil, nil, nil
 	c.adopt()
@@ -213,9 +216,7 @@ func (c *Client) acceptStamp(data []byte, now time.Time) (changed bool, err erro
 	if err := errors.Join(c.floors.checkStamp(s), c.plausible(s.issued, now)); err != nil {
 		return false, err
 	}
-	if err := c.cache.saveBlob(s.file, data); err != nil {
-		return false, err
-	}
+	c.inBackground(func() error { return c.cache.saveBlob(s.file, data) })
 	c.stamp = s
 	c.index.Timestamp = refOf(s.file, s.meta.Signed.Version)
 	return true, nil
@@ -238,9 +239,7 @@ func (c *Client) acceptSnap(ctx context.Context, m Mirror, now time.Time) error 
 	if err := c.floors.checkSnap(s); err != nil {
 		return err
 	}
-	if err := c.cache.saveBlob(s.file, data); err != nil {
-		return err
-	}
+	c.inBackground(func() error { return c.cache.saveBlob(s.file, data) })
 	c.snap = s
 	c.index.Snapshot = refOf(s.file, s.meta.Signed.Version)
 	return nil
@@ -281,11 +280,12 @@ func (c *Client) obtain(ctx context.Context, m Mirror, s *set, by *role, name st
 	if err != nil {
 		return nil, err
 	}
+	// Storing overlaps with verifying. If the bytes are refused, nothing ever names the file and it is swept.
+	if f := fileOf(data); meta.VerifyLengthHashes(data) == nil {
+		c.inBackground(func() error { return c.cache.saveBlob(f, data) })
+	}
 	verified, err := verifyRole(c.root(), s.stamp, s.snap, by, name, data, now)
 	if err != nil {
-		return nil, err
-	}
-	if err := c.cache.saveBlob(verified.file, data); err != nil {
 		return nil, err
 	}
 	if c.index.Roles == nil {

@@ -21,7 +21,7 @@ type jsonRaw = json.RawMessage
 type Server struct {
 	*httptest.Server
 	mu       sync.Mutex
-	requests []Request
+	requests []*Request
 }
 
 // Request is one line of the record. Path is below the server's base.
@@ -35,9 +35,12 @@ type Request struct {
 func (s *Server) Requests() []Request {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r := s.requests
+	var all []Request
+	for _, r := range s.requests {
+		all = append(all, *r)
+	}
 	s.requests = nil
-	return r
+	return all
 }
 
 func serve(t testing.TB, get func(string) []byte, start func(http.Handler) *httptest.Server, how []Misbehaviour) *Server {
@@ -60,13 +63,12 @@ func serve(t testing.TB, get func(string) []byte, start func(http.Handler) *http
 		handler = m(handler)
 	}
 	s.Server = start(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		noted, header := &noting{ResponseWriter: w, status: http.StatusOK}, r.Header.Clone()
-		defer func() {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			s.requests = append(s.requests, Request{strings.TrimPrefix(r.URL.Path, "/"), header, noted.status})
-		}()
-		handler.ServeHTTP(noted, r)
+		// Recorded before the client can see an answer, so that a test may look right after its call returned.
+		s.mu.Lock()
+		line := &Request{strings.TrimPrefix(r.URL.Path, "/"), r.Header.Clone(), http.StatusOK}
+		s.requests = append(s.requests, line)
+		s.mu.Unlock()
+		handler.ServeHTTP(&noting{w, s, line}, r)
 	}))
 	t.Cleanup(func() { s.CloseClientConnections(); s.Close() })
 	return s
@@ -74,10 +76,16 @@ func serve(t testing.TB, get func(string) []byte, start func(http.Handler) *http
 
 type noting struct {
 	http.ResponseWriter
-	status int
+	server *Server
+	line   *Request
 }
 
-func (n *noting) WriteHeader(status int) { n.status = status; n.ResponseWriter.WriteHeader(status) }
+func (n *noting) WriteHeader(status int) {
+	n.server.mu.Lock()
+	n.line.Status = status
+	n.server.mu.Unlock()
+	n.ResponseWriter.WriteHeader(status)
+}
 
 func (n *noting) Flush() { n.ResponseWriter.(http.Flusher).Flush() }
 
