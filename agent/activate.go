@@ -274,7 +274,7 @@ func (m *Machine) failedEntry(ctx context.Context, tx *state.Tx, cause error) er
 		return errors.Join(cause, m.abort(ctx, tx, cause.Error()))
 	}
 	why := state.CauseUnhealthy
-	if durable.NoSpace(cause) || kindOf(cause) == "systemd-unreachable" {
+	if durable.NoSpace(cause) || kindOf(cause) == managerSilent {
 		why = state.CauseCannotTell
 	}
 	if a.Baseline == health.Unhealthy.String() {
@@ -300,7 +300,8 @@ func (m *Machine) abort(ctx context.Context, tx *state.Tx, reason string) error 
 	return errors.Join(tx.Unmark(), m.Guards.Disarm(ctx, m.app, a.ID))
 }
 
-// install writes a rendered set into the unit directory and reloads the manager if anything changed.
+// install writes a rendered set into the unit directory and reloads the manager if it has not read what is there: after a
+// change, after a reload that failed, and once in a process that cannot know.
 func (m *Machine) install(ctx context.Context, set *units.Set, trial bool) error {
 	old, err := m.Units.Owned(m.app)
 	if err != nil {
@@ -313,26 +314,47 @@ func (m *Machine) install(ctx context.Context, set *units.Set, trial bool) error
 			}
 		}
 	}
-	changed := false
 	err = m.State.UseReserve(func() error {
-		c, err := m.Units.Apply(set, trial)
-		changed = changed || c
+		changed, err := m.Units.Apply(set, trial)
+		if changed {
+			m.loaded.Store(false)
+		}
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	if !changed {
-		return nil
-	}
-	return m.Manager.Reload(ctx)
+	return m.reload(ctx)
 }
 
-// restartWithin gives up waiting for a start that hangs, so that the daemon itself goes back and need not be ended by the
+func (m *Machine) reload(ctx context.Context) error {
+	if m.loaded.Load() {
+		return nil
+	}
+	if err := m.Manager.Reload(ctx); err != nil {
+		return err
+	}
+	m.loaded.Store(true)
+	return nil
+}
+
+// managerSilent is the kind of the errors that say that the service manager did not answer, which blames no release.
+const managerSilent = "systemd-unreachable"
+
+// restartWithin forgets failures and start limits first: they are of what ran before, and a crash-looped unit, or its socket,
+// would refuse. It gives up waiting for a start that hangs, so that the daemon itself goes back and need not be ended by the
 // guard, which would cost every other app's trial.
 func (m *Machine) restartWithin(ctx context.Context, d time.Duration, id release.ID, set *units.Set) error {
 	bounded, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
+	for _, unit := range set.Names() {
+		if units.IsTemplate(unit) {
+			continue
+		}
+		if err := m.Manager.ResetFailed(bounded, unit); err != nil {
+			m.Log.Warn("a unit's failure could not be reset", "unit", unit, "error", err)
+		}
+	}
 	err := m.restart(bounded, id, set)
 	if err != nil && bounded.Err() != nil && ctx.Err() == nil {
 		return fmt.Errorf("the units of %s did not start within %s: %w", id, d.Round(time.Second), err)

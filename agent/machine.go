@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/slipway-deploy/slipway/agent/audit"
@@ -25,7 +26,8 @@ type Machine struct {
 
 	wake     chan struct{}
 	verdicts chan verdict
-	swept    bool // used by Run's goroutine alone
+	swept    bool        // used by Run's goroutine alone
+	loaded   atomic.Bool // the manager has read the unit files as this process last wrote them
 
 	mu        sync.Mutex
 	settings  Settings

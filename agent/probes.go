@@ -2,16 +2,16 @@ package agent
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/slipway-deploy/slipway/agent/health"
 	"github.com/slipway-deploy/slipway/agent/release"
 	"github.com/slipway-deploy/slipway/agent/store"
-	"github.com/slipway-deploy/slipway/agent/units"
 )
 
-// probes sets up the checks of a release: one for every service that should be running, and those the release declares, with
-// the deployment's timing over the release's and the host's endpoints over both.
+// probes sets up the checks of a release: one for every unit that should be active, and those the release declares, with the
+// deployment's timing over the release's and the host's endpoints over both.
 func (m *Machine) probes(id release.ID, timing map[string]release.Timing) ([]health.Timed, *release.Release, error) {
 	rel, _, _, err := m.tree.Load(id)
 	if err != nil {
@@ -22,15 +22,32 @@ func (m *Machine) probes(id release.ID, timing map[string]release.Timing) ([]hea
 		return nil, nil, err
 	}
 	var out []health.Timed
-	for _, unit := range set.Start {
-		if units.IsService(unit) {
-			out = append(out, health.Timed{Probe: health.Unit(health.UnitSpec{Name: unit, Unit: unit}, m.Manager.Unit), Timing: timed(timing, unit, release.Timing{})})
+	active := slices.Clone(set.Start)
+	for _, unit := range set.Idle {
+		if rel.Restart == release.RestartModeSocket && set.HasSocketFor(unit) {
+			active = append(active, unit)
 		}
+	}
+	for _, unit := range active {
+		out = append(out, health.Timed{Probe: health.Unit(health.UnitSpec{Name: unit, Unit: unit}, m.Manager.Unit), Timing: timed(timing, unit, release.Timing{})})
 	}
 	for _, c := range rel.Checks {
 		out = append(out, health.Timed{Probe: m.probe(id, c), Timing: timed(timing, c.Name, c.Timing)})
 	}
+	if len(out) == 0 {
+		out = append(out, health.Timed{Probe: nothingToCheck{}})
+	}
 	return out, rel, nil
+}
+
+// nothingToCheck lets a release that starts nothing and declares no checks pass its trial.
+type nothingToCheck struct{}
+
+func (nothingToCheck) Name() string { return "nothing" }
+func (nothingToCheck) Kind() string { return "none" }
+
+func (nothingToCheck) Check(context.Context) health.Result {
+	return health.Result{Answer: health.Healthy, Detail: "the release starts no unit and declares no check"}
 }
 
 func (m *Machine) probe(id release.ID, c release.Check) health.Probe {

@@ -233,6 +233,7 @@ func (m *Machine) guardDecides(ctx context.Context, tx *state.Tx, t Ticket) erro
 // Boot is the boot guardian's work for one app, before any unit of it may start: settle a trial that the reboot interrupted,
 // finish a revert, make unit files agree with `current`, and queue what the boot transaction lacks. It waits for no job.
 func (m *Machine) Boot(ctx context.Context) error {
+	m.loaded.Store(true) // the manager has just read everything
 	return m.locked(ctx, func(tx *state.Tx) error {
 		if err := m.bootSettle(ctx, tx); err != nil {
 			return err

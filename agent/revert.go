@@ -66,7 +66,13 @@ func (m *Machine) goBack(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := m.startFallback(ctx, a, set); err != nil {
+		if set != nil {
+			err = m.restartWithin(ctx, fallbackDeadline, a.Fallback, set)
+		}
+		if kindOf(err) == managerSilent {
+			return err
+		}
+		if err != nil {
 			m.damage(sentence("the fallback of %s did not start as it should: %v", m.app, err))
 		}
 		if err := fpBackUp.Hit(); err != nil {
@@ -142,7 +148,11 @@ func (m *Machine) takeOff(ctx context.Context) error {
 		return err
 	}
 	for _, unit := range stopOrder(owned) {
-		if err := m.Manager.Job(ctx, "stop", unit); err != nil {
+		err := m.Manager.Job(ctx, "stop", unit)
+		if kindOf(err) == managerSilent {
+			return err // a unit whose file is gone could not be stopped any more
+		}
+		if err != nil {
 			m.Log.Warn("a unit did not stop", "unit", unit, "error", err)
 		}
 	}
@@ -153,13 +163,14 @@ func (m *Machine) takeOff(ctx context.Context) error {
 		return err
 	}
 	changed, err := m.Units.Remove(m.app)
+	if changed {
+		m.loaded.Store(false)
+	}
 	if err != nil {
 		return err
 	}
-	if changed {
-		if err := m.Manager.Reload(ctx); err != nil {
-			return err
-		}
+	if err := m.reload(ctx); err != nil {
+		return err
 	}
 	for _, unit := range owned {
 		if err := m.Manager.ResetFailed(ctx, unit); err != nil {
@@ -183,22 +194,6 @@ func stopOrder(names []string) []string {
 		}
 	}
 	return append(first, last...)
-}
-
-// startFallback forgets failures and start limits first: without that a crash-looped unit, or its socket, would refuse.
-func (m *Machine) startFallback(ctx context.Context, a *state.Attempt, set *units.Set) error {
-	if set == nil {
-		return nil
-	}
-	for _, unit := range set.Names() {
-		if units.IsTemplate(unit) {
-			continue
-		}
-		if err := m.Manager.ResetFailed(ctx, unit); err != nil {
-			m.Log.Warn("a unit's failure could not be reset", "unit", unit, "error", err)
-		}
-	}
-	return m.restartWithin(ctx, fallbackDeadline, a.Fallback, set)
 }
 
 // fallbackWatch bounds how long a fallback may take to show that it is healthy.

@@ -37,7 +37,9 @@ func (m *Machine) watch(ctx context.Context, st *state.App) {
 	go func() {
 		v := m.observe(ctx, a)
 		m.mu.Lock()
-		m.watching = ""
+		if m.watching == a.ID {
+			m.watching = ""
+		}
 		m.mu.Unlock()
 		if ctx.Err() == nil {
 			m.verdicts <- verdict{attempt: a.ID, Verdict: v}
@@ -194,10 +196,13 @@ func (m *Machine) endTrialWiring(ctx context.Context, id release.ID) error {
 		return err
 	}
 	changed, err := m.Units.SetTrial(set, false)
-	if err != nil || !changed {
+	if changed {
+		m.loaded.Store(false)
+	}
+	if err != nil {
 		return err
 	}
-	return m.Manager.Reload(ctx)
+	return m.reload(ctx)
 }
 
 // hookAfter runs a hook whose failure is told and changes nothing.

@@ -166,7 +166,8 @@ func TestAnInterruptedReleaseIsNotTriedAgainFromStuckByItself(t *testing.T) {
 		w.temper(v10(), temper{})
 		w.temper(v11(), temper{})
 		w.deploy(3, v11())
-		w.until("a new sequence is tried", w.rests(v11()))
+		w.until("a new sequence is tried", w.ended("failed-before"))
+		w.settledOn(v11())
 	})
 }
 
