@@ -31,7 +31,7 @@ func TestLiveTheShippedSandboxesAllowTheWorkAndNothingElse(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	for _, dir := range []string{"/opt/slipway", "/var/lib/slipway", "/etc/sysusers.d", "/etc/tmpfiles.d", "/run/slipway"} {
+	for _, dir := range []string{"/opt/slipway", "/var/lib/slipway", "/run/slipway"} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -87,7 +87,11 @@ func TestInsideTheSandbox(t *testing.T) {
 			wrong = append(wrong, fmt.Sprintf("cannot %s: %v", what, err))
 		}
 	}
-	for _, dir := range []string{"/opt/slipway", "/var/lib/slipway", "/etc/systemd/system", "/run/slipway"} {
+	dirs := []string{"/opt/slipway", "/var/lib/slipway", "/etc/systemd/system", "/run/slipway"}
+	if os.Getenv("CONFIGURATION_DIRECTORY") != "" {
+		dirs = append(dirs, "/etc/sysusers.d", "/etc/tmpfiles.d")
+	}
+	for _, dir := range dirs {
 		must("write "+dir, writeAndOwn(dir))
 	}
 	for _, pid := range []string{strconv.Itoa(other), "1", "self"} {
