@@ -20,7 +20,7 @@ func TestMaliciousMirrorsCannotPreventAnUpdateWhileOneIsGood(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			repo, _ := billing(t)
-			c := newClient(t, repo, mirrors(repo.Serve(how), repo.Server()))
+			c := newClient(t, repo, mirrors(repo.Serve(how), repo.Server()), impatient)
 			refresh(t, c)
 			if read(t, c, release1) != "one" {
 				t.Fatal("wrong bytes")

@@ -16,7 +16,7 @@ func TestSlowRetrievalOfAnyFileIsGivenUp(t *testing.T) {
 			t.Run(file+" "+name, func(t *testing.T) {
 				t.Parallel()
 				repo, _ := billing(t)
-				c := newClient(t, repo, mirrors(repo.Serve(how)), func(c *Config) { c.HTTP.Attempts = 1 })
+				c := newClient(t, repo, mirrors(repo.Serve(how)), impatient, func(c *Config) { c.HTTP.Attempts = 1 })
 				refuseRefresh[*ErrStalled](t, c)
 			})
 		}
@@ -25,7 +25,7 @@ func TestSlowRetrievalOfAnyFileIsGivenUp(t *testing.T) {
 
 func TestSlowRetrievalOfATargetIsGivenUpAndTheOtherMirrorGoesOn(t *testing.T) {
 	repo, _ := billing(t)
-	c := newClient(t, repo, mirrors(repo.Serve(tuftest.Drip("release.json", 5*time.Millisecond)), repo.Server()), func(c *Config) { c.HTTP.Attempts = 1 })
+	c := newClient(t, repo, mirrors(repo.Serve(tuftest.Drip("release.json", 5*time.Millisecond)), repo.Server()), impatient, func(c *Config) { c.HTTP.Attempts = 1 })
 	refresh(t, c)
 	err := c.Fetch(context.Background(), lookup(t, c, release1).File(), io.Discard, nil)
 	if err != nil {

@@ -191,7 +191,7 @@ func TestABigTargetStaysUnderAMemoryCeiling(t *testing.T) {
 			t.Log(err)
 		}
 	}))
-	c := newClient(t, repo, mirrors(s), func(c *Config) { c.Stall.Window = 1e10 })
+	c := newClient(t, repo, mirrors(s))
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	if err := c.Download(context.Background(), file, filepath.Join(t.TempDir(), "big"), nil); err != nil {

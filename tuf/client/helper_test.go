@@ -24,6 +24,9 @@ func mirrors(servers ...*tuftest.Server) option {
 	}
 }
 
+// impatient is for tests whose server stalls; elsewhere a busy machine must not look like one.
+func impatient(c *Config) { c.Stall.Window = 300 * time.Millisecond }
+
 func inDir(dir string) option { return func(c *Config) { c.Dir = dir } }
 
 func at(now func() time.Time) option { return func(c *Config) { c.Clock.Now = now } }
@@ -37,7 +40,7 @@ func newClient(t testing.TB, repo *tuftest.Repository, options ...option) *Clien
 	cfg := Config{
 		Dir: filepath.Join(t.TempDir(), "tuf"), Root: repo.Root(), Mirrors: []Mirror{mirrorOf(repo.Server())},
 		HTTP:  HTTP{Proxy: "direct", RetryDelay: time.Millisecond, Attempts: 2},
-		Stall: Stall{Rate: 1024, Window: 100 * time.Millisecond},
+		Stall: Stall{Rate: 1024, Window: 10 * time.Second},
 	}
 	for _, o := range options {
 		o(&cfg)
