@@ -219,3 +219,14 @@ func TestEveryCommandHasAnExample(t *testing.T) {
 	}
 	walk(tool.root())
 }
+
+func TestManualPagesComeFromTheHelpTexts(t *testing.T) {
+	s := newShell(t)
+	s.expect(0, "man pages")
+	for page, want := range map[string]string{"slipway-repo.1": `slipway\-repo\-publish`, "slipway-repo-deploy-new.1": `\-\-min\-healthy`} {
+		data, err := os.ReadFile(filepath.Join("pages", page))
+		if err != nil || !strings.Contains(string(data), want) {
+			t.Errorf("%s: %v\n%s", page, err, data)
+		}
+	}
+}
