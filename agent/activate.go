@@ -230,7 +230,9 @@ func (m *Machine) enter(ctx context.Context, tx *state.Tx, a *state.Attempt, set
 		do func() error
 		fp *durable.Failpoint
 	}{
-		{func() error { return tx.Mark(state.Marker{Attempt: a.ID, From: a.Fallback, To: a.To}) }, fpSaved},
+		{func() error {
+			return tx.Mark(state.Marker{Attempt: a.ID, From: a.Fallback, To: a.To, Sequence: a.Sequence})
+		}, fpSaved},
 		{func() error { return m.setFallback(a.Fallback) }, fpFallback},
 		{func() error { return m.Guards.Arm(ctx, ticket(m.app, a), a.Deadline+guardGrace) }, fpArmed},
 		{func() error { return m.tree.Swap(a.To) }, fpSwapped},

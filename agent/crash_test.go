@@ -1,5 +1,345 @@
 package agent_test
 
-const lifeEnv = "SLIPWAY_TEST_LIFE"
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/slipway-deploy/slipway/agent/durable"
+	"github.com/slipway-deploy/slipway/agent/release"
+	"github.com/slipway-deploy/slipway/agent/state"
+)
+
+// The environment of a child that lives the life below: the host's directory, and the directory of what outlives the daemon.
+const (
+	lifeEnv    = "SLIPWAY_TEST_LIFE"
+	outsideEnv = "SLIPWAY_TEST_OUTSIDE"
+	rebootEnv  = "SLIPWAY_TEST_REBOOTED"
+)
+
+// notOfTheLife are the failpoints that no ordinary life passes, and what tests them instead.
+var notOfTheLife = map[string]string{
+	"durable.reserve.before-free":     "a full disk: agent/durable, and TestADiskThatFillsUpDuringATrialDoesNotStopTheRevert",
+	"durable.reserve.before-recreate": "a full disk: agent/durable, and TestADiskThatFillsUpDuringATrialDoesNotStopTheRevert",
+	"store.swap.before-last-resort":   "a full disk: agent/store",
+}
+
+// life takes a host from nothing to 1.0, to 1.1, tries 1.2 which turns unhealthy, and takes the app off again. It can be
+// started again wherever it was killed: what it wants next follows from the sequence the state remembers.
+func life(w *world) {
+	w.settings.Keep, w.settings.KeepFor = 1, time.Minute
+	w.temper(v12(), temper{DiesAfter: 5 * time.Second})
+	chapters := []struct {
+		ship *ship
+		done func() bool
+	}{
+		{v10(), w.rests(v10())},
+		{v11(), w.rests(v11())},
+		{v12(), func() bool {
+			q, bad := w.quarantine(v12())
+			return w.phase(state.Idle)() && w.current() == v11().id && bad && q.Cause == state.CauseUnhealthy
+		}},
+		{nil, func() bool { return w.phase(state.Idle)() && w.current().IsZero() }},
+	}
+	if w.fresh() {
+		must(w.t, os.MkdirAll(filepath.Join(w.tree.Root(), "releases", ".incoming-"+v13().digest.String()), 0o755))
+		w.src.flaky = 1
+	}
+	w.start()
+	for i := max(1, w.read().Sequence); i <= int64(len(chapters)); i++ {
+		c := chapters[i-1]
+		w.deploy(i, c.ship)
+		w.until(fmt.Sprintf("chapter %d is done", i), func() bool { return w.read().Sequence >= i && c.done() })
+		w.pass(20 * time.Minute) // old releases are pruned
+	}
+	w.halt()
+}
+
+func (w *world) fresh() bool {
+	_, err := os.Stat(w.tree.Root())
+	return err != nil
+}
+
+// TestLifeOfAChild is the child of the crash table and nothing by itself.
+func TestLifeOfAChild(t *testing.T) {
+	dir, outside := os.Getenv(lifeEnv), os.Getenv(outsideEnv)
+	if dir == "" {
+		return
+	}
+	for _, f := range []func() *ship{v10, v11, v12, v13} {
+		f()
+	}
+	synctest.Test(t, func(t *testing.T) {
+		seen := filepath.Join(outside, "clock")
+		if data, err := os.ReadFile(seen); err == nil {
+			last, err := time.Parse(time.RFC3339Nano, string(data))
+			must(t, err)
+			time.Sleep(time.Until(last) + time.Second)
+		}
+		began := time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
+		w := newWorld(t, dir, filepath.Join(outside, "supervisor"))
+		w.clock.seen, w.clock.bootedAt = seen, began.Add(-time.Hour)
+		if os.Getenv(rebootEnv) != "" {
+			w.sup.powerOff()
+			w.clock.reboot()
+			time.Sleep(30 * time.Second)
+			must(t, w.newMachine().Boot(context.Background()))
+			w.sup.powerOn()
+		}
+		life(w)
+	})
+}
 
 var failpointDir string
+
+// failpointBinary is this test binary with the failpoints in it, built once.
+var failpointBinary = sync.OnceValues(func() (string, error) {
+	if durable.FailpointsBuilt {
+		return os.Executable()
+	}
+	dir, err := os.MkdirTemp("", "agent-failpoints-")
+	if err != nil {
+		return "", err
+	}
+	failpointDir = dir
+	cmd := exec.Command("go", "test", "-c", "-tags", "failpoints", "-o", filepath.Join(dir, "life"), ".")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%w: %s", err, out)
+	}
+	return filepath.Join(dir, "life"), nil
+})
+
+// host is where one life takes place: dir is what a power cut hits, outside is what the daemon's death does not touch.
+type host struct{ dir, outside string }
+
+func (h host) live(env ...string) ([]byte, error) {
+	path, err := failpointBinary()
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(path, "-test.run=^TestLifeOfAChild$", "-test.timeout=60s")
+	cmd.Env = append(append(os.Environ(), lifeEnv+"="+h.dir, outsideEnv+"="+h.outside, "GOMAXPROCS=2"), env...)
+	return cmd.CombinedOutput()
+}
+
+func (h host) crash(t *testing.T, arm string) {
+	t.Helper()
+	out, err := h.live("SLIPWAY_FAILPOINT=" + arm)
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+		t.Fatalf("%s was not reached: %v: %s", arm, err, out)
+	}
+}
+
+// finish lives the life to its end after a crash and asserts the promises before and after.
+func (h host) finish(t *testing.T, env ...string) {
+	t.Helper()
+	h.checkPromises(t)
+	if out, err := h.live(env...); err != nil {
+		t.Fatalf("the life cannot be finished: %v: %s", err, tail(out))
+	}
+	h.checkPromises(t)
+	h.checkEnd(t)
+}
+
+func tail(out []byte) []byte { return out[:min(len(out), 3000)] }
+
+// checkPromises asserts what must hold at every moment, from the disk alone.
+func (h host) checkPromises(t *testing.T) {
+	t.Helper()
+	w := newWorld(t, h.dir, "")
+	defer w.log.Close()
+	for name, id := range map[string]release.ID{"current": w.current(), "fallback": w.fallback()} {
+		if id.IsZero() {
+			continue
+		}
+		if diffs, err := w.tree.Verify(context.Background(), id, false); err != nil || len(diffs) > 0 {
+			t.Errorf("%s names %s, which is not whole: %v %v", name, id, err, diffs)
+		}
+	}
+	st := w.read()
+	for _, q := range st.Quarantine {
+		if q.Cause == state.CauseUnhealthy && q.Digest != v12().digest {
+			t.Errorf("%s is innocent and quarantined: %+v", q.ID, q)
+		}
+	}
+	if a := st.Attempt; a != nil && w.current() == a.To && !a.Fallback.IsZero() {
+		if diffs, err := w.tree.Verify(context.Background(), a.Fallback, false); err != nil || len(diffs) > 0 {
+			t.Errorf("%s runs in phase %s and its fallback %s is not whole: %v %v", a.To, st.Phase, a.Fallback, err, diffs)
+		}
+	}
+	if a := st.Attempt; a != nil && w.current() == a.To && st.Phase == state.Activating && w.state.Marker(billing) == nil {
+		t.Errorf("%s is current, untried and not marked", a.To)
+	}
+}
+
+// checkEnd asserts the end of the life: one outcome an attempt, no leftovers, the bad release blamed, the app off the host.
+func (h host) checkEnd(t *testing.T) {
+	t.Helper()
+	w := newWorld(t, h.dir, filepath.Join(h.outside, "supervisor"))
+	defer w.log.Close()
+	w.nothingInFlight()
+	st := w.read()
+	if st.Phase != state.Idle || !w.current().IsZero() || st.Sequence != 4 || st.Last == nil || st.Last.Result != "removed" {
+		t.Errorf("at the end: phase %s, current %s, sequence %d, last %+v", st.Phase, w.current(), st.Sequence, st.Last)
+	}
+	if q, _ := w.quarantine(v12()); q.Cause != state.CauseUnhealthy {
+		t.Errorf("1.2 was unhealthy: %+v", q)
+	}
+	if names, err := w.units.Owned(billing); err != nil || len(names) > 0 {
+		t.Errorf("units are left: %v %v", names, err)
+	}
+	if got := w.sup.running(billing); got != "" {
+		t.Errorf("%s runs on a host it was taken off", got)
+	}
+	left, _ := filepath.Glob(filepath.Join(w.tree.Root(), "releases", ".[a-z]*"))
+	if len(left) > 0 {
+		t.Errorf("garbage is left: %v", left)
+	}
+}
+
+// passed lists every failpoint of an undisturbed life, in order.
+func passed(t *testing.T) []string {
+	t.Helper()
+	h, trace := host{t.TempDir(), t.TempDir()}, filepath.Join(t.TempDir(), "trace")
+	if out, err := h.live("SLIPWAY_FAILPOINT_TRACE=" + trace); err != nil {
+		t.Fatalf("%v: %s", err, tail(out))
+	}
+	h.checkPromises(t)
+	h.checkEnd(t)
+	data, err := os.ReadFile(trace)
+	must(t, err)
+	return strings.Fields(string(data))
+}
+
+// steps are the rows of the table: every passing of every failpoint, as "name" and how often it was passed before.
+func steps(points []string) (rows []string) {
+	seen := map[string]int{}
+	for _, name := range points {
+		seen[name]++
+		rows = append(rows, fmt.Sprintf("%s=%%s,hit=%d", name, seen[name]))
+	}
+	return rows
+}
+
+func TestEveryFailpointIsPassedByTheLifeOrListed(t *testing.T) {
+	points := passed(t)
+	for _, name := range durable.Failpoints() {
+		_, listed := notOfTheLife[name]
+		if hit := slices.Contains(points, name); hit == listed {
+			t.Errorf("failpoint %s: passed by the life is %v, listed as not is %v", name, hit, listed)
+		}
+	}
+	for name := range notOfTheLife {
+		if !slices.Contains(durable.Failpoints(), name) {
+			t.Errorf("%s is listed and does not exist", name)
+		}
+	}
+	distinct := slices.Compact(slices.Sorted(slices.Values(points)))
+	t.Logf("a life passes %d durable steps under %d names; %d names are tested elsewhere", len(points), len(distinct), len(notOfTheLife))
+}
+
+// inTurns runs f for every row, two at a time.
+func inTurns(t *testing.T, rows []string, f func(t *testing.T, row string)) {
+	t.Helper()
+	turns := make(chan struct{}, 2)
+	t.Run("table", func(t *testing.T) {
+		for _, row := range rows {
+			t.Run(row, func(t *testing.T) {
+				t.Parallel()
+				turns <- struct{}{}
+				defer func() { <-turns }()
+				f(t, row)
+			})
+		}
+	})
+}
+
+func TestKillAtEveryDurableStepKeepsThePromises(t *testing.T) {
+	rows := steps(passed(t))
+	t.Logf("crash table: %d kills", len(rows))
+	inTurns(t, rows, func(t *testing.T, row string) {
+		h := host{t.TempDir(), t.TempDir()}
+		h.crash(t, fmt.Sprintf(row, "kill"))
+		h.finish(t)
+	})
+}
+
+// TestPowerCutAtEveryFailpointKeepsThePromises cuts at the first and at the last passing of every name: installing and
+// upgrading differ, and so do upgrading and reverting.
+func TestPowerCutAtEveryFailpointKeepsThePromises(t *testing.T) {
+	needRoot(t)
+	var rows []string
+	all := steps(passed(t))
+	for _, name := range durable.Failpoints() {
+		of := slices.DeleteFunc(slices.Clone(all), func(row string) bool { return !strings.HasPrefix(row, name+"=") })
+		if len(of) > 0 {
+			rows = append(rows, slices.Compact([]string{of[0], of[len(of)/2], of[len(of)-1]})...)
+		}
+	}
+	t.Logf("crash table: %d power cuts", len(rows))
+	inTurns(t, rows, func(t *testing.T, row string) {
+		d := newDisk(t)
+		h := host{filepath.Join(d.mount, "host"), t.TempDir()}
+		must(t, os.Mkdir(h.dir, 0o755))
+		must(t, durable.SyncFS(d.mount))
+		h.crash(t, fmt.Sprintf(row, "powercut:"+d.mount))
+		must(t, unix.Unmount(d.mount, 0))
+		d.attach()
+		h.finish(t, rebootEnv+"=yes")
+	})
+}
+
+// disk is a small ext4 in a file, made once and copied.
+type disk struct {
+	t            *testing.T
+	image, mount string
+}
+
+var emptyDisk = sync.OnceValues(func() ([]byte, error) {
+	dir, err := os.MkdirTemp("", "disk-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	image := filepath.Join(dir, "image")
+	if err := errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, 24<<20)); err != nil {
+		return nil, err
+	}
+	if out, err := exec.Command("mkfs.ext4", "-q", "-m", "0", image).CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("mkfs.ext4: %w: %s", err, bytes.TrimSpace(out))
+	}
+	return os.ReadFile(image)
+})
+
+func newDisk(t *testing.T) *disk {
+	t.Helper()
+	data, err := emptyDisk()
+	must(t, err)
+	d := &disk{t, filepath.Join(t.TempDir(), "image"), t.TempDir()}
+	must(t, os.WriteFile(d.image, data, 0o600))
+	d.attach()
+	t.Cleanup(func() { unix.Unmount(d.mount, unix.MNT_DETACH) })
+	return d
+}
+
+func (d *disk) attach() {
+	d.t.Helper()
+	if out, err := exec.Command("mount", "-o", "loop,noauto_da_alloc", d.image, d.mount).CombinedOutput(); err != nil {
+		d.t.Fatalf("mount: %v: %s", err, out)
+	}
+}

@@ -105,13 +105,13 @@ func (m *Machine) rebuild(tx *state.Tx) error {
 	if mark == nil || cur.IsZero() || (!mark.To.IsZero() && mark.To != cur) {
 		return tx.Save()
 	}
-	tx.State.KnownGood = nil
+	tx.State.KnownGood, tx.State.Sequence = nil, mark.Sequence
 	target := mark.From
 	if link, err := m.tree.Fallback(); err == nil {
 		target = link
 	}
 	a := &state.Attempt{
-		ID: mark.Attempt, From: target, To: cur, Fallback: target, Started: m.Clock.Now().UTC(), BootID: m.Clock.BootID(),
+		ID: mark.Attempt, Sequence: mark.Sequence, From: target, To: cur, Fallback: target, Started: m.Clock.Now().UTC(), BootID: m.Clock.BootID(),
 		Deadline: m.Clock.Boot() + fallbackDeadline, Length: fallbackDeadline, MaxBoots: defaultBoots, Baseline: "none",
 	}
 	if a.ID == "" {
@@ -154,7 +154,8 @@ func (m *Machine) reconcile(ctx context.Context, cur release.ID) {
 	}
 	if diffs := m.Units.Differences(set); len(diffs) > 0 {
 		err = m.locked(ctx, func(tx *state.Tx) error {
-			if now, err := m.current(); err != nil || now != cur || tx.State.Phase != state.Idle {
+			now, err := m.current()
+			if p := tx.State.Phase; err != nil || now != cur || p != state.Idle && p != state.Waiting && p != state.Stuck {
 				return err
 			}
 			m.damage(sentence("%d unit files of %s differ from what was activated or configured, first %s; they are written anew", len(diffs), m.app, diffs[0]))

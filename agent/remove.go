@@ -67,16 +67,25 @@ func (m *Machine) remove(ctx context.Context) {
 	}
 }
 
+// tidy is for an app that has nothing to do for now: its unit files are put right, and what nobody needs is deleted.
+func (m *Machine) tidy(ctx context.Context, cur release.ID) {
+	if !cur.IsZero() {
+		m.reconcile(ctx, cur)
+	}
+	m.sweep(ctx)
+	m.prune(ctx)
+}
+
 // sweep deletes, once a run and only while nothing is in flight, what crashes left.
 func (m *Machine) sweep(ctx context.Context) {
 	if m.swept {
 		return
 	}
-	m.swept = true
 	err := m.locked(ctx, func(tx *state.Tx) error {
 		if tx.State.Phase != state.Idle {
 			return nil
 		}
+		m.swept = true
 		return m.tree.SweepGarbage()
 	})
 	if err != nil {

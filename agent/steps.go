@@ -85,6 +85,7 @@ func (m *Machine) advance(ctx context.Context) (time.Duration, error) {
 		return 0, m.revertSigned(ctx, w, d)
 	}
 	if permanent(d) {
+		m.tidy(ctx, cur)
 		return m.notNow(st, d)
 	}
 	if last := st.Last; st.Phase == state.Stuck && last != nil && w.deployment.Sequence <= last.Sequence {
@@ -102,6 +103,7 @@ func (m *Machine) advance(ctx context.Context) (time.Duration, error) {
 		if err := m.phaseWaiting(ctx); err != nil {
 			return 0, err
 		}
+		m.tidy(ctx, cur)
 		return m.notNow(st, d)
 	}
 	return m.activate(ctx, w, set, d)
@@ -121,7 +123,9 @@ func (m *Machine) settled(ctx context.Context, st *state.App, w *wish, cur relea
 	if w.deployment.Absent {
 		if cur.IsZero() {
 			m.setWhy(sentence("%s is signed to be absent in %s (sequence %d), and is", m.app, w.deployment.Environment, w.deployment.Sequence))
-			return true, idleWait, m.phaseIdle(ctx)
+			err := m.phaseIdle(ctx)
+			m.tidy(ctx, cur)
+			return true, idleWait, err
 		}
 		return false, 0, nil
 	}
@@ -131,9 +135,7 @@ func (m *Machine) settled(ctx context.Context, st *state.App, w *wish, cur relea
 	if err := m.phaseIdle(ctx); err != nil {
 		return true, 0, err
 	}
-	m.reconcile(ctx, cur)
-	m.sweep(ctx)
-	m.prune(ctx)
+	m.tidy(ctx, cur)
 	if _, good := st.Good(cur); good {
 		m.setWhy(sentence("%s %s runs, as signed (sequence %d)", m.app, cur.Version(), w.deployment.Sequence))
 	} else {

@@ -214,15 +214,16 @@ func (t *Tx) Save() error {
 	}
 	path := filepath.Join(t.dir.Path(t.State.App), "state.json")
 	if t.Damaged != nil {
-		if err := durable.Rename(path, path+".damaged"); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("cannot set the damaged state of %s aside: %w", t.State.App, err)
-		}
-		t.Damaged = nil
+		// A second name, not a rename: until the new state is there, the damaged one must stay in its place, or a crash in
+		// between would make it look as if there never was an attempt. Without room for the name it is not kept.
+		_ = os.Remove(path + ".damaged")
+		_ = os.Link(path, path+".damaged")
 	}
 	err = hitAround(fpBeforeSave, fpAfterSave, func() error { return t.dir.write(path, append(data, '\n')) })
 	if err != nil {
 		return fmt.Errorf("cannot save the state of %s: %w", t.State.App, err)
 	}
+	t.Damaged = nil
 	return nil
 }
 
@@ -250,6 +251,8 @@ type Marker struct {
 	Attempt string     `json:"attempt"`
 	From    release.ID `json:"from,omitzero"`
 	To      release.ID `json:"to"`
+	// Sequence keeps a replay guard and a binding quarantine over the loss of state.json.
+	Sequence int64 `json:"sequence,omitempty"`
 }
 
 func (d *Dir) markerPath(app release.App) string { return filepath.Join(d.Path(app), "in-trial") }
