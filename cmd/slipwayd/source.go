@@ -81,13 +81,16 @@ func (s *source) Document(ctx context.Context, path string) (agent.Document, err
 	if err != nil {
 		return agent.Document{}, agentError(err)
 	}
-	return agent.Document{Path: path, Bytes: data, Roles: t.Roles, KeyIDs: t.KeyIDs}, nil
+	return agent.Document{Path: path, Bytes: data, Roles: t.Roles, KeyIDs: t.KeyIDs, AllKeyIDs: t.MayIDs}, nil
 }
 
 // agentError translates the two answers the machine acts on.
 func agentError(err error) error {
 	if missing := new(client.ErrNotFound); errors.As(err, &missing) {
 		return fmt.Errorf("%w: %s", agent.ErrNoDocument, missing.Path)
+	}
+	if silent := new(client.ErrUnpublished); errors.As(err, &silent) {
+		return fmt.Errorf("%w: %s has published nothing", agent.ErrNoDocument, silent.Role)
 	}
 	if expired := new(client.ErrExpired); errors.As(err, &expired) {
 		return &agent.ExpiredError{Role: expired.Role, At: expired.At}

@@ -30,6 +30,17 @@ func (e *ErrNotFound) Error() string {
 // Kind is "target-not-found".
 func (e *ErrNotFound) Kind() string { return "target-not-found" }
 
+// ErrUnpublished says that a delegation leads to a role that has published nothing: it is in no snapshot yet. A role that was
+// published once and vanished is ErrRollback instead.
+type ErrUnpublished struct{ Role string }
+
+func (e *ErrUnpublished) Error() string {
+	return fmt.Sprintf("cannot ask %s: that role has published nothing yet", e.Role)
+}
+
+// Kind is "unpublished".
+func (e *ErrUnpublished) Kind() string { return "unpublished" }
+
 // ErrThreshold says that too few of a role's keys signed it. Have counts distinct public keys whose signature is good.
 type ErrThreshold struct {
 	Role       string

@@ -22,6 +22,7 @@ type Target struct {
 
 	Roles   []string // from "targets" down to the role that signs the file
 	KeyIDs  []string // whose signatures on that role are good, one per public key
+	MayIDs  []string // whose signatures its delegator accepts now
 	Version int64    // of that role
 }
 
@@ -163,7 +164,7 @@ func (s *set) known(by *role, name string) *role {
 }
 
 func (e entry) target(path string, r *role) Target {
-	t := Target{Path: path, SHA256: e.sha256, SHA512: e.sha512, Length: e.length, Custom: e.custom, KeyIDs: r.keyIDs, Version: r.version}
+	t := Target{Path: path, SHA256: e.sha256, SHA512: e.sha512, Length: e.length, Custom: e.custom, KeyIDs: r.keyIDs, MayIDs: r.mayIDs, Version: r.version}
 	for ; r != nil; r = r.delegator {
 		t.Roles = append([]string{r.name}, t.Roles...)
 	}

@@ -265,8 +265,11 @@ func (c *Client) versioned(version int64) int64 {
 // obtain gets a targets role as by delegates it (nil: root): from the cache if those bytes still verify, else from the mirror.
 func (c *Client) obtain(ctx context.Context, m Mirror, s *set, by *role, name string, now time.Time) (*role, error) {
 	meta := s.snap.of(name)
+	if meta == nil && by != nil {
+		return nil, &ErrUnpublished{Role: name}
+	}
 	if meta == nil {
-		return nil, &ErrCorrupt{Name: name, Reason: "delegated to, but not in the snapshot"}
+		return nil, &ErrCorrupt{Name: name, Reason: "not in the snapshot"}
 	}
 	if held := c.index.Roles[name]; held.Version == meta.Version {
 		if data := c.cache.loadBlob(held); data != nil {

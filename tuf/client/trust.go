@@ -50,6 +50,7 @@ type role struct {
 	targets     map[string]entry
 	delegations *metadata.Delegations // without unusable keys
 	keyIDs      []string
+	mayIDs      []string // the keys that may sign it now
 }
 
 // firstRoot verifies the pinned root, which only has itself to vouch for it.
@@ -197,7 +198,7 @@ func verifyRole(r *root, ts *stamp, sn *snap, by *role, name string, data []byte
 		verified = &role{
 			file: fileOf(data), name: name, delegator: by, version: m.Signed.Version, expires: m.Signed.Expires,
 			targets:     make(map[string]entry, len(m.Signed.Targets)),
-			delegations: delegationsView(m.Signed.Delegations), keyIDs: who.signers(m, true),
+			delegations: delegationsView(m.Signed.Delegations), keyIDs: who.signers(m, true), mayIDs: who.ids,
 		}
 		for path, target := range m.Signed.Targets {
 			verified.targets[path] = entryOf(target)

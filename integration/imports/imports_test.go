@@ -1,0 +1,112 @@
+// Package imports holds the project's rooms apart: which package of ours may import which.
+package imports
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/slipway-deploy/slipway/"
+
+// allowed is the table of docs/architecture.md. A leaf imports nothing of ours. Adding an arrow is a decision: make it here
+// and there, or move the code.
+var allowed = map[string]string{
+	"agent":               "agent/audit agent/durable agent/gate agent/health agent/release agent/rollout agent/state agent/store agent/units",
+	"agent/api":           "",
+	"agent/audit":         "agent/durable",
+	"agent/config":        "",
+	"agent/durable":       "",
+	"agent/gate":          "agent/release",
+	"agent/health":        "",
+	"agent/release":       "",
+	"agent/rollout":       "agent/release",
+	"agent/server":        "agent/api agent/state",
+	"agent/state":         "agent/durable agent/release",
+	"agent/store":         "agent/durable agent/release",
+	"agent/units":         "agent/durable agent/release",
+	"cmd/slipway":         "agent/api agent/audit agent/config agent/release agent/rollout",
+	"cmd/slipway-repo":    "agent/durable agent/release agent/rollout tuf/client tuf/keys tuf/repository",
+	"cmd/slipwayd":        "agent agent/api agent/audit agent/config agent/durable agent/health agent/release agent/server agent/state agent/store agent/units systemd systemd/process tuf/client",
+	"systemd":             "",
+	"systemd/process":     "systemd",
+	"systemd/units":       "",
+	"tuf/client":          "agent/durable",
+	"tuf/conformance":     "tuf/client",
+	"tuf/keys":            "",
+	"tuf/repository":      "agent/durable agent/release tuf/client tuf/keys",
+	"tuf/tuftest":         "agent/release tuf/keys tuf/repository",
+	"integration/apps":    "",
+	"integration/demo":    "",
+	"integration/imports": "",
+}
+
+type pkg struct {
+	ImportPath string
+	Name       string
+	Imports    []string
+	Deps       []string
+	GoFiles    []string
+}
+
+func list(t *testing.T, patterns ...string) []pkg {
+	t.Helper()
+	cmd := exec.Command("go", append([]string{"list", "-json=ImportPath,Name,Imports,Deps,GoFiles"}, patterns...)...)
+	cmd.Dir = "../.."
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v\n%s", err, stderr.String())
+	}
+	var pkgs []pkg
+	for dec := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p pkg
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			return pkgs
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		pkgs = append(pkgs, p)
+	}
+}
+
+func TestEveryImportIsInTheTable(t *testing.T) {
+	for _, p := range list(t, "./...") {
+		name := strings.TrimPrefix(p.ImportPath, module)
+		if strings.HasPrefix(name, "integration/") && name != "integration/demo" {
+			continue // no production code
+		}
+		var ours []string
+		for _, i := range p.Imports {
+			if rest, ok := strings.CutPrefix(i, module); ok {
+				ours = append(ours, rest)
+			}
+		}
+		t.Logf("%-18s -> %s", name, strings.Join(ours, " "))
+		row, ok := allowed[name]
+		if !ok && name != "integration" {
+			t.Errorf("package %s is not in the table", name)
+		}
+		for _, o := range ours {
+			if !slices.Contains(strings.Fields(row), o) {
+				t.Errorf("%s imports %s: that arrow is not in the table", name, o)
+			}
+		}
+	}
+}
+
+func TestTheDaemonLinksNoPublisherAndNoEtcd(t *testing.T) {
+	for _, p := range list(t, "./cmd/slipwayd", "./cmd/slipway") {
+		for _, d := range p.Deps {
+			if strings.HasPrefix(d, module+"tuf/repository") || strings.HasPrefix(d, module+"tuf/keys") || strings.Contains(d, "go.etcd.io") {
+				t.Errorf("%s links %s", p.ImportPath, d)
+			}
+		}
+	}
+}
