@@ -161,6 +161,8 @@ type Deps struct {
 
 // Settings are the wishes of the host's configuration for one app. They are replaced as a whole.
 type Settings struct {
+	// Disabled keeps what runs and starts nothing new.
+	Disabled    bool
 	Environment release.Environment
 	HostID      string
 	Labels      map[string]string

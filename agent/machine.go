@@ -74,6 +74,9 @@ func (m *Machine) cfg() Settings {
 	return m.settings
 }
 
+// Disabled reports whether the configuration keeps this app from starting anything new.
+func (m *Machine) Disabled() bool { return m.cfg().Disabled }
+
 // Wake makes the machine look again now: metadata changed, a command was saved, a unit changed.
 func (m *Machine) Wake() {
 	select {

@@ -57,6 +57,10 @@ func (m *Machine) advance(ctx context.Context) (time.Duration, error) {
 		m.setWhy(sentence("%s was removed from this host by an operator; take it out of the configuration, and in again to install it anew", m.app))
 		return idleWait, nil
 	}
+	if m.cfg().Disabled {
+		m.setWhy(sentence("%s is disabled in this host's configuration: what runs goes on, nothing new starts", m.app))
+		return idleWait, nil
+	}
 	meta, err := m.known(ctx)
 	if err != nil {
 		return idleWait, err

@@ -93,7 +93,7 @@ func (c *control) App(ctx context.Context, app string) (api.AppStatus, error) {
 
 func (c *control) app(ctx context.Context, m *agent.Machine) api.AppStatus {
 	v := m.View()
-	out := api.AppStatus{App: m.App().String(), Enabled: true, Why: v.Why, Busy: v.Busy, Candidate: idText(v.Candidate)}
+	out := api.AppStatus{App: m.App().String(), Enabled: !m.Disabled(), Why: v.Why, Busy: v.Busy, Candidate: idText(v.Candidate)}
 	tree := c.d.store.App(m.App())
 	if id, err := tree.Current(); err == nil {
 		out.Current, out.Version = id.String(), id.Version().String()

@@ -178,11 +178,8 @@ func (d *wired) settings(cfg *config.Host) (map[release.App]agent.Settings, erro
 		if err != nil {
 			return nil, err
 		}
-		if !a.Enabled {
-			continue
-		}
 		s := agent.Settings{
-			Environment: env, HostID: d.hostID, Labels: cfg.Labels, Env: a.Env, Credentials: a.Credentials, AllowRoot: a.AllowRoot,
+			Disabled: !a.Enabled, Environment: env, HostID: d.hostID, Labels: cfg.Labels, Env: a.Env, Credentials: a.Credentials, AllowRoot: a.AllowRoot,
 			Endpoints: map[string]agent.Endpoint{}, SpaceReserve: cfg.Space.Reserve, Keep: cfg.Retention.Keep, KeepFor: cfg.Retention.MinAge,
 		}
 		for check, o := range a.Checks {
