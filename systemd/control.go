@@ -19,7 +19,9 @@ const (
 
 // Control is a standing relation to PID 1. It is safe for concurrent use and outlives restarts of dbus.service.
 type Control struct {
-	dial dialer
+	dial     dialer
+	patience time.Duration
+	dialing  chan struct{} // holds one token: a second caller waits, and stops waiting when its context ends
 
 	mu     sync.Mutex
 	cur    *link
@@ -35,7 +37,7 @@ func Connect(ctx context.Context) (*Control, error) { return connect(ctx, dialAn
 func ConnectPrivate(ctx context.Context) (*Control, error) { return connect(ctx, dialPrivate) }
 
 func connect(ctx context.Context, dial dialer) (*Control, error) {
-	c := &Control{dial: dial}
+	c := &Control{dial: dial, patience: reconnectFor, dialing: make(chan struct{}, 1)}
 	if _, err := c.link(ctx); err != nil {
 		return nil, &UnreachableError{Err: err}
 	}
@@ -53,28 +55,50 @@ func (c *Control) Close() error {
 	return c.cur.conn.Close()
 }
 
-// link returns a living connection, making one when needed.
-func (c *Control) link(ctx context.Context) (*link, error) {
+// living returns the connection if there is one.
+func (c *Control) living() (*link, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed {
+	switch {
+	case c.closed:
 		return nil, errors.New("this control was closed")
-	}
-	if c.cur != nil && c.cur.conn.Connected() {
+	case c.cur != nil && c.cur.conn.Connected():
 		return c.cur, nil
+	}
+	return nil, nil
+}
+
+// link returns a living connection, making one when needed.
+func (c *Control) link(ctx context.Context) (*link, error) {
+	if l, err := c.living(); l != nil || err != nil {
+		return l, err
+	}
+	select {
+	case c.dialing <- struct{}{}:
+		defer func() { <-c.dialing }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if l, err := c.living(); l != nil || err != nil {
+		return l, err
 	}
 	l, err := newLink(ctx, c.dial)
 	if err != nil {
 		return nil, err
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.cur = l
+	if c.closed {
+		l.conn.Close()
+	}
 	return l, nil
 }
 
 // with runs f on a living connection and again on a new one when the connection broke, for reconnectFor at most. f must be
 // safe to repeat.
 func (c *Control) with(ctx context.Context, f func(*link) error) error {
-	patience, cancel := context.WithTimeout(ctx, reconnectFor)
+	patience, cancel := context.WithTimeout(ctx, c.patience)
 	defer cancel()
 	for {
 		l, err := c.link(patience)

@@ -73,61 +73,97 @@ func (w *unitWatch) take() []string {
 	return names
 }
 
-// dialer makes one authenticated connection. private tells whether it speaks to PID 1 directly.
-type dialer func() (conn *dbus.Conn, private bool, err error)
+// dialer makes one authenticated connection; ctx bounds the making, not the connection. private tells whether it speaks to
+// PID 1 directly.
+type dialer func(ctx context.Context) (conn *dbus.Conn, private bool, err error)
 
-func dialBus() (*dbus.Conn, bool, error) {
-	conn, err := handshake(func(o ...dbus.ConnOption) (*dbus.Conn, error) { return dbus.SystemBusPrivate(o...) })
-	if err != nil {
-		return nil, false, err
-	}
-	if err := conn.Hello(); err != nil {
-		conn.Close()
-		return nil, false, err
-	}
-	return conn, false, nil
+// busPatience bounds one attempt to reach the bus before the private socket is tried: in early boot the bus's socket accepts
+// connections that nobody answers.
+const busPatience = 3 * time.Second
+
+func dialBus(ctx context.Context) (*dbus.Conn, bool, error) {
+	conn, err := handshake(ctx, func(o ...dbus.ConnOption) (*dbus.Conn, error) {
+		conn, err := dbus.SystemBusPrivate(o...)
+		if err == nil {
+			err = authenticate(conn, true)
+		}
+		return conn, err
+	})
+	return conn, false, err
 }
 
-func dialPrivate() (*dbus.Conn, bool, error) {
-	return dialPath(privateSocket)
+func dialPrivate(ctx context.Context) (*dbus.Conn, bool, error) {
+	return dialPath(ctx, privateSocket)
 }
 
-func dialPath(path string) (*dbus.Conn, bool, error) {
-	conn, err := handshake(func(o ...dbus.ConnOption) (*dbus.Conn, error) {
-		return dbus.Dial("unix:path="+dbus.EscapeBusAddressValue(path), o...)
+func dialPath(ctx context.Context, path string) (*dbus.Conn, bool, error) {
+	conn, err := handshake(ctx, func(o ...dbus.ConnOption) (*dbus.Conn, error) {
+		conn, err := dbus.Dial("unix:path="+dbus.EscapeBusAddressValue(path), o...)
+		if err == nil {
+			err = authenticate(conn, false)
+		}
+		return conn, err
 	})
 	return conn, true, err
 }
 
 // dialAny prefers the bus and falls back to PID 1's private socket, which only root may use.
-func dialAny() (*dbus.Conn, bool, error) {
-	conn, private, err := dialBus()
+func dialAny(ctx context.Context) (*dbus.Conn, bool, error) {
+	bounded, cancel := context.WithTimeout(ctx, busPatience)
+	defer cancel()
+	conn, private, err := dialBus(bounded)
 	if err == nil || os.Geteuid() != 0 {
 		return conn, private, err
 	}
-	conn, private, second := dialPrivate()
+	conn, private, second := dialPrivate(ctx)
 	if second != nil {
 		return nil, false, errors.Join(err, second)
 	}
 	return conn, private, nil
 }
 
-// handshake authenticates by uid, never by user name: a name lookup may itself need the network.
-func handshake(dial func(...dbus.ConnOption) (*dbus.Conn, error)) (*dbus.Conn, error) {
-	conn, err := dial(dbus.WithSignalHandler(dbus.NewSequentialSignalHandler()))
-	if err != nil {
-		return nil, err
+// handshake makes a connection within ctx. godbus itself waits for ever for an answer, and a connection dialled with a context
+// ends with it: so the connection gets a life of its own, ended early only when it is given up.
+func handshake(ctx context.Context, dial func(...dbus.ConnOption) (*dbus.Conn, error)) (*dbus.Conn, error) {
+	type made struct {
+		conn *dbus.Conn
+		err  error
 	}
-	if err := conn.Auth([]dbus.Auth{dbus.AuthExternal(strconv.Itoa(os.Geteuid()))}); err != nil {
-		conn.Close()
-		return nil, err
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan made, 1)
+	go func() {
+		conn, err := dial(dbus.WithContext(life), dbus.WithSignalHandler(dbus.NewSequentialSignalHandler()))
+		if err != nil && conn != nil {
+			conn.Close()
+		}
+		done <- made{conn, err}
+	}()
+	select {
+	case m := <-done:
+		if m.err != nil {
+			end()
+			return nil, m.err
+		}
+		context.AfterFunc(m.conn.Context(), end)
+		return m.conn, nil
+	case <-ctx.Done():
+		end()
+		return nil, ctx.Err()
 	}
-	return conn, nil
+}
+
+// authenticate names us by uid, never by user name: a name lookup may itself need the network.
+func authenticate(conn *dbus.Conn, hello bool) error {
+	err := conn.Auth([]dbus.Auth{dbus.AuthExternal(strconv.Itoa(os.Geteuid()))})
+	if err == nil && hello {
+		err = conn.Hello()
+	}
+	return err
 }
 
 // newLink subscribes before it returns, so that no job queued later can end unseen.
 func newLink(ctx context.Context, dial dialer) (*link, error) {
-	conn, private, err := dial()
+	conn, private, err := dial(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -300,11 +336,24 @@ func (l *link) call(ctx context.Context, path dbus.ObjectPath, method string, ar
 	if call.Err == nil || ctx.Err() != nil {
 		return call
 	}
-	if dbusName(call.Err) == "" && !l.conn.Connected() || slices.Contains(lostNames, dbusName(call.Err)) {
+	if broken(call.Err) {
 		l.conn.Close()
 		call.Err = errLost
 	}
 	return call
+}
+
+// broken tells a broken connection from an answer: it has no D-Bus name, unless it is the bus that lost PID 1, and it is not
+// about a message of ours that cannot be written.
+func broken(err error) bool {
+	if _, ours := errors.AsType[dbus.FormatError](err); ours {
+		return false
+	}
+	if _, ours := errors.AsType[dbus.InvalidMessageError](err); ours {
+		return false
+	}
+	name := dbusName(err)
+	return name == "" || slices.Contains(lostNames, name)
 }
 
 func unitPath(name string) dbus.ObjectPath {
