@@ -8,4 +8,13 @@ import (
 	"github.com/slipway-deploy/slipway/integration/lab"
 )
 
-func TestMain(m *testing.M) { os.Exit(lab.Main(m)) }
+// atExit is what has to go when all tests are over.
+var atExit []func()
+
+func TestMain(m *testing.M) {
+	code := lab.Main(m)
+	for _, f := range atExit {
+		f()
+	}
+	os.Exit(code)
+}
