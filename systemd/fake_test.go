@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/binary"
 	"io"
+	"maps"
 	"net"
 	"path/filepath"
 	"strings"
@@ -108,6 +109,13 @@ func (p *pid1) called(prefix string) (n int) {
 		}
 	}
 	return n
+}
+
+// transients is a copy of what exists.
+func (p *pid1) transients() map[string]map[string]any {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return maps.Clone(p.made)
 }
 
 // fdReader collects passed descriptors beside the bytes.
