@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -130,6 +131,9 @@ func parse(app release.App, data []byte) (*App, error) {
 	var st App
 	if err := dec.Decode(&st); err != nil {
 		return nil, err
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return nil, errors.New("something follows the state")
 	}
 	if st.Schema != Schema {
 		return nil, fmt.Errorf("schema %q is not %q", st.Schema, Schema)
