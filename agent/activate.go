@@ -131,8 +131,8 @@ func (m *Machine) fallbackFor(st *state.App, w *wish, from release.ID) release.I
 }
 
 func (m *Machine) mayGoBackTo(st *state.App, id release.ID, floor *release.Version) bool {
-	_, _, stamp, err := m.tree.Load(id)
-	if err != nil || m.revoked(st, stamp.Digest) {
+	_, digest, err := m.tree.Release(id)
+	if err != nil || m.revoked(st, digest) {
 		return false
 	}
 	return floor == nil || id.Version().Compare(*floor) >= 0
@@ -367,7 +367,7 @@ func (m *Machine) restartWithin(ctx context.Context, d time.Duration, id release
 // restart makes the running processes take up what `current` names, as the release's restart mode says. Sockets are started
 // and never restarted: they keep the listener, so requests wait instead of failing.
 func (m *Machine) restart(ctx context.Context, id release.ID, set *units.Set) error {
-	rel, _, _, err := m.tree.Load(id)
+	rel, _, err := m.tree.Release(id)
 	if err != nil {
 		return err
 	}

@@ -125,11 +125,11 @@ func (m *Machine) trialAnew(tx *state.Tx) error {
 	if cur.IsZero() || good || tx.State.Phase != state.Idle {
 		return &RefusedError{Rule: "refused", Reason: sentence("nothing of %s is quarantined", m.app)}
 	}
-	_, _, stamp, err := m.tree.Load(cur)
+	_, digest, err := m.tree.Release(cur)
 	if err != nil {
 		return err
 	}
-	tx.State.MarkGood(state.Good{ID: cur, Digest: stamp.Digest, Since: m.Clock.Now().UTC()})
+	tx.State.MarkGood(state.Good{ID: cur, Digest: digest, Since: m.Clock.Now().UTC()})
 	return tx.Save()
 }
 
@@ -187,7 +187,7 @@ func (m *Machine) Plan(ctx context.Context) (act bool, plan []string, err error)
 func (m *Machine) planSteps(w *wish, cur release.ID) []string {
 	minHealthy, length, _ := trialTimes(w.deployment.Health)
 	steps := []string{}
-	if _, _, _, err := m.tree.Load(w.id); err != nil {
+	if _, _, err := m.tree.Release(w.id); err != nil {
 		steps = append(steps, sentence("stage %s %s", m.app, w.id.Version()))
 	}
 	for _, g := range m.Gates {

@@ -13,7 +13,7 @@ import (
 // probes sets up the checks of a release: one for every unit that should be active, and those the release declares, with the
 // deployment's timing over the release's and the host's endpoints over both.
 func (m *Machine) probes(id release.ID, timing map[string]release.Timing) ([]health.Timed, *release.Release, error) {
-	rel, _, _, err := m.tree.Load(id)
+	rel, _, err := m.tree.Release(id)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -97,8 +97,8 @@ func (m *Machine) rebuild(tx *state.Tx) error {
 		return err
 	}
 	if !cur.IsZero() {
-		if _, _, stamp, err := m.tree.Load(cur); err == nil {
-			tx.State.KnownGood = []state.Good{{ID: cur, Digest: stamp.Digest, Since: m.Clock.Now().UTC()}}
+		if _, digest, err := m.tree.Release(cur); err == nil {
+			tx.State.KnownGood = []state.Good{{ID: cur, Digest: digest, Since: m.Clock.Now().UTC()}}
 		}
 	}
 	mark := m.State.Marker(m.app)
@@ -117,8 +117,8 @@ func (m *Machine) rebuild(tx *state.Tx) error {
 	if a.ID == "" {
 		a.ID = newAttemptID()
 	}
-	if _, _, stamp, err := m.tree.Load(cur); err == nil {
-		a.Digest = stamp.Digest
+	if _, digest, err := m.tree.Release(cur); err == nil {
+		a.Digest = digest
 	}
 	tx.State.Attempt = a
 	return m.beginRevert(tx, target, state.CauseInterrupted, "the state file was damaged during a trial")
@@ -132,7 +132,7 @@ func (m *Machine) unitsOf(id release.ID) (*units.Set, error) {
 			return set, nil
 		}
 	}
-	rel, _, _, err := m.tree.Load(id)
+	rel, _, err := m.tree.Release(id)
 	if err != nil {
 		return nil, err
 	}
@@ -142,7 +142,7 @@ func (m *Machine) unitsOf(id release.ID) (*units.Set, error) {
 // reconcile makes the unit directory agree with what `current` names and with the host's configuration. A change of
 // variables or credentials is written at once and counts from the unit's next start.
 func (m *Machine) reconcile(ctx context.Context, cur release.ID) {
-	rel, _, _, err := m.tree.Load(cur)
+	rel, _, err := m.tree.Release(cur)
 	if err != nil {
 		m.fail("cannot read the current release of "+m.app.String(), err)
 		return

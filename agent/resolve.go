@@ -205,8 +205,8 @@ func (m *Machine) decide(st *state.App, w *wish) rollout.Decision {
 		in.Hold = &rollout.Hold{Until: st.Hold.Until, Reason: st.Hold.Reason, By: st.Hold.By}
 	}
 	if id, err := m.current(); err == nil && !id.IsZero() {
-		if _, _, stamp, err := m.tree.Load(id); err == nil {
-			in.Current = &rollout.Running{Version: id.Version(), Digest: stamp.Digest}
+		if _, digest, err := m.tree.Release(id); err == nil {
+			in.Current = &rollout.Running{Version: id.Version(), Digest: digest}
 		}
 	}
 	if q, ok := st.Quarantined(w.digest, w.deployment.Sequence); ok && !w.digest.IsZero() && m.quarantineBinds(q) {

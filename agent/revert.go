@@ -122,7 +122,7 @@ func (m *Machine) intact(ctx context.Context, st *state.App, a *state.Attempt) r
 		return a.Fallback
 	}
 	var floor *release.Version
-	if rel, _, _, err := m.tree.Load(a.To); err == nil {
+	if rel, _, err := m.tree.Release(a.To); err == nil {
 		floor = rel.RollbackFloor
 	}
 	candidates := []release.ID{a.Fallback}
@@ -276,7 +276,7 @@ func (m *Machine) revertSigned(ctx context.Context, w *wish, d rollout.Decision)
 }
 
 func (m *Machine) complete(id release.ID) bool {
-	_, _, _, err := m.tree.Load(id)
+	_, _, err := m.tree.Release(id)
 	return err == nil
 }
 
@@ -303,8 +303,8 @@ func (m *Machine) startRevert(tx *state.Tx, target release.ID, cause state.Cause
 		ID: newAttemptID(), Sequence: st.Sequence, From: cur, To: cur, Fallback: target, Started: m.Clock.Now().UTC(),
 		BootID: m.Clock.BootID(), Deadline: m.Clock.Boot() + fallbackDeadline, Length: fallbackDeadline, MaxBoots: defaultBoots, Baseline: "none",
 	}
-	if _, _, stamp, err := m.tree.Load(cur); err == nil {
-		a.Digest = stamp.Digest
+	if _, digest, err := m.tree.Release(cur); err == nil {
+		a.Digest = digest
 	}
 	st.Attempt = a
 	return m.beginRevert(tx, target, cause, reason)
@@ -313,7 +313,7 @@ func (m *Machine) startRevert(tx *state.Tx, target release.ID, cause state.Cause
 // earlier picks the release to go back to from cur: the fallback link if it is usable, else the newest other known good.
 func (m *Machine) earlier(st *state.App, cur release.ID) release.ID {
 	var floor *release.Version
-	if rel, _, _, err := m.tree.Load(cur); err == nil {
+	if rel, _, err := m.tree.Release(cur); err == nil {
 		floor = rel.RollbackFloor
 	}
 	var candidates []release.ID

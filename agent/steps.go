@@ -193,7 +193,7 @@ func (m *Machine) phaseIfRest(ctx context.Context, to state.Phase) error {
 
 // stage brings the release onto the disk, complete and inert. It needs no slot and is idempotent.
 func (m *Machine) stage(ctx context.Context, w *wish) error {
-	if _, _, stamp, err := m.tree.Load(w.id); err == nil && stamp.Digest == w.digest {
+	if _, digest, err := m.tree.Release(w.id); err == nil && digest == w.digest {
 		return nil
 	}
 	if err := m.backOff(w.digest); err != nil {

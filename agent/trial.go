@@ -207,7 +207,7 @@ func (m *Machine) endTrialWiring(ctx context.Context, id release.ID) error {
 
 // hookAfter runs a hook whose failure is told and changes nothing.
 func (m *Machine) hookAfter(ctx context.Context, id release.ID, what string) {
-	rel, _, _, err := m.tree.Load(id)
+	rel, _, err := m.tree.Release(id)
 	if err != nil || rel.Hooks == nil {
 		return
 	}

@@ -125,6 +125,30 @@ func (a *App) Load(id release.ID) (*release.Release, *release.Manifest, Stamp, e
 	return rel, m, s, nil
 }
 
+// Release reads a complete release's own document and its digest, and leaves the manifest alone: that one may have tens of
+// thousands of entries, and a revert cannot wait for it.
+func (a *App) Release(id release.ID) (*release.Release, release.Digest, error) {
+	if err := a.checkComplete(id); err != nil {
+		return nil, release.Digest{}, err
+	}
+	rec, err := a.readStamp(id)
+	if err != nil {
+		return nil, release.Digest{}, err
+	}
+	data, err := a.readDocument(id, releaseFile, rec.Digest)
+	if err != nil {
+		return nil, release.Digest{}, err
+	}
+	rel, err := release.ParseRelease(data)
+	if err != nil {
+		return nil, release.Digest{}, ErrIncomplete{ID: id, Reason: err.Error()}
+	}
+	if rel.App != a.app || rel.Version != id.Version() {
+		return nil, release.Digest{}, ErrIncomplete{ID: id, Reason: fmt.Sprintf("its document is about %s %s", rel.App, rel.Version)}
+	}
+	return rel, rec.Digest, nil
+}
+
 func (a *App) readDocument(id release.ID, name string, want release.Digest) ([]byte, error) {
 	data, err := os.ReadFile(filepath.Join(a.metaDir(id), name))
 	switch {
