@@ -18,15 +18,16 @@ func NewLogger(name string, level hclog.Level) hclog.Logger {
 		return hclog.New(&hclog.LoggerOptions{Name: name, Level: level, Output: os.Stderr})
 	}
 	logger := hclog.NewInterceptLogger(&hclog.LoggerOptions{Name: name, Level: level, Output: io.Discard})
-	logger.RegisterSink(&journalSink{level: level, send: journal.Send, fallback: os.Stderr})
+	logger.RegisterSink(&journalSink{identifier: name, level: level, send: journal.Send, fallback: os.Stderr})
 	return logger
 }
 
 // journalSink is an hclog sink with journald behind it.
 type journalSink struct {
-	level    hclog.Level
-	send     func(message string, p journal.Priority, fields map[string]string) error
-	fallback io.Writer
+	identifier string
+	level      hclog.Level
+	send       func(message string, p journal.Priority, fields map[string]string) error
+	fallback   io.Writer
 }
 
 var priorities = map[hclog.Level]journal.Priority{
@@ -42,6 +43,9 @@ func (s *journalSink) Accept(name string, level hclog.Level, msg string, args ..
 	text, fields := journalEntry(msg, args)
 	if name != "" {
 		fields["SLIPWAY_LOGGER"] = name
+	}
+	if s.identifier != "" {
+		fields["SYSLOG_IDENTIFIER"] = s.identifier // systemd sets it for lines on stderr only
 	}
 	priority, ok := priorities[level]
 	if !ok {
