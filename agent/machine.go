@@ -34,7 +34,8 @@ type Machine struct {
 	view      View
 	interrupt context.CancelCauseFunc // ends the step in progress, if that step may be ended
 	watching  string                  // the attempt whose trial is being watched
-	nudged    bool                    // `apply`: do not wait out a back-off jitter
+	endWatch  context.CancelFunc
+	nudged    bool // `apply`: do not wait out a back-off jitter
 }
 
 // View is what a machine shows of itself beyond its saved state.
@@ -140,6 +141,7 @@ func (m *Machine) step(ctx context.Context) time.Duration {
 	switch st.Phase {
 	case state.Trial:
 		m.watch(ctx, st)
+		m.overrule(ctx, st)
 		return idleWait
 	case state.Activating:
 		m.recover(ctx)

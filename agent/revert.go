@@ -43,6 +43,7 @@ func (m *Machine) beginRevert(tx *state.Tx, target release.ID, cause state.Cause
 // audit or free space.
 func (m *Machine) revert(ctx context.Context) {
 	ctx = context.WithoutCancel(ctx)
+	m.stopWatching()
 	if err := m.goBack(ctx); err != nil {
 		m.fail("cannot finish reverting "+m.app.String()+" yet", err)
 		return

@@ -3,11 +3,13 @@ package agent
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/slipway-deploy/slipway/agent/durable"
 	"github.com/slipway-deploy/slipway/agent/health"
 	"github.com/slipway-deploy/slipway/agent/release"
+	"github.com/slipway-deploy/slipway/agent/rollout"
 	"github.com/slipway-deploy/slipway/agent/state"
 )
 
@@ -27,14 +29,19 @@ type verdict struct {
 // watch starts watching the attempt's trial unless it is being watched already. The verdict arrives in Run's loop.
 func (m *Machine) watch(ctx context.Context, st *state.App) {
 	a := st.Attempt
+	ctx, cancel := context.WithCancel(ctx)
 	m.mu.Lock()
 	busy := m.watching == a.ID
-	m.watching = a.ID
+	if !busy {
+		m.watching, m.endWatch = a.ID, cancel
+	}
 	m.mu.Unlock()
 	if busy {
+		cancel()
 		return
 	}
 	go func() {
+		defer cancel()
 		v := m.observe(ctx, a)
 		m.mu.Lock()
 		if m.watching == a.ID {
@@ -45,6 +52,15 @@ func (m *Machine) watch(ctx context.Context, st *state.App) {
 			m.verdicts <- verdict{attempt: a.ID, Verdict: v}
 		}
 	}()
+}
+
+// stopWatching ends the watch of a trial that was decided otherwise.
+func (m *Machine) stopWatching() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.endWatch != nil {
+		m.endWatch()
+	}
 }
 
 // observe watches one trial to its verdict. What it learns that must survive a restart (healthy, since when) is saved as it
@@ -85,6 +101,36 @@ func (m *Machine) learned(ctx context.Context, a *state.Attempt, s health.Snapsh
 	if err != nil && !errors.Is(err, errSuperseded) && ctx.Err() == nil {
 		m.Log.Warn("the trial's progress could not be saved", "app", m.app, "error", err)
 	}
+}
+
+// overrule ends a trial early when the signers or the emergency key take the release back meanwhile. Anything else that
+// changed waits for the end of the trial.
+func (m *Machine) overrule(ctx context.Context, st *state.App) {
+	w, err := m.resolve(ctx, st)
+	if err != nil {
+		return
+	}
+	reason := ""
+	switch d := m.decide(st, w); {
+	case d.Act && d.Verb == rollout.VerbRevert:
+		reason = d.Because
+	case w.emergency != nil && slices.Contains(revokedDigests(w.emergency, nil), st.Attempt.Digest):
+		reason = "the release was revoked during its trial"
+	default:
+		return
+	}
+	err = m.locked(context.WithoutCancel(ctx), func(tx *state.Tx) error {
+		a := tx.State.Attempt
+		if tx.State.Phase != state.Trial || a == nil || a.ID != st.Attempt.ID {
+			return nil
+		}
+		return m.beginRevert(tx, a.Fallback, state.CauseRevoked, reason)
+	})
+	if err != nil {
+		m.fail("cannot end the trial of "+m.app.String()+" early", err)
+		return
+	}
+	m.Wake()
 }
 
 // finish turns a trial's verdict into commit or revert, if the trial is still the one that was watched.
