@@ -109,6 +109,7 @@ func (c *Control) launch(ctx context.Context, u *runtimeUnit) error {
 func (c *Control) bringUp(ctx context.Context, u *runtimeUnit, s *spec, p *execution) error {
 	for _, pre := range s.pre {
 		if err := c.runCommand(ctx, u, p, pre); err != nil {
+			p.close()
 			return fmt.Errorf("ExecStartPre: %w", err)
 		}
 	}
@@ -147,6 +148,7 @@ func (c *Control) readyNow(u *runtimeUnit) error {
 }
 
 func (c *Control) oneshot(ctx context.Context, u *runtimeUnit, s *spec, p *execution) error {
+	defer p.close()
 	for _, command := range s.start {
 		if err := c.runCommand(ctx, u, p, command); err != nil {
 			return err

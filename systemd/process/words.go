@@ -2,7 +2,6 @@ package process
 
 import (
 	"fmt"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -117,21 +116,39 @@ func (c command) expand(env []string) []string {
 		name, value, _ := strings.Cut(pair, "=")
 		values[name] = value
 	}
-	get := func(name string) string {
-		if name == "$" {
-			return "$"
-		}
-		return values[name]
-	}
 	var out []string
 	for i, word := range c.args {
 		if name, ok := strings.CutPrefix(word, "$"); ok && i > 0 && isName(name) {
 			out = append(out, strings.Fields(values[name])...)
 			continue
 		}
-		out = append(out, os.Expand(word, get))
+		out = append(out, expandWord(word, values))
 	}
 	return out
+}
+
+// expandWord replaces ${NAME} and $$; any other dollar stays, since a shell may be meant.
+func expandWord(word string, values map[string]string) string {
+	var out strings.Builder
+	for {
+		before, after, found := strings.Cut(word, "$")
+		out.WriteString(before)
+		if !found {
+			return out.String()
+		}
+		word = after
+		name, rest, closed := strings.Cut(strings.TrimPrefix(after, "{"), "}")
+		switch {
+		case strings.HasPrefix(after, "$"):
+			out.WriteByte('$')
+			word = after[1:]
+		case strings.HasPrefix(after, "{") && closed && isName(name):
+			out.WriteString(values[name])
+			word = rest
+		default:
+			out.WriteByte('$')
+		}
+	}
 }
 
 func isName(s string) bool {
