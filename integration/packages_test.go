@@ -50,6 +50,37 @@ func installDeb(t *testing.T, h *lab.Host, deb string) {
 	}
 }
 
+// configure makes the host one that obeys a throwaway repository without deployments.
+func configure(t *testing.T, l *lab.Lab, h *lab.Host) {
+	t.Helper()
+	dir := t.TempDir()
+	tool := filepath.Join(dir, "slipway-repo")
+	if err := lab.GoBuild(t.Context(), "../cmd/slipway-repo", tool); err != nil {
+		t.Fatal(err)
+	}
+	p, err := lab.NewPublisher(t.Context(), tool, dir, "staging")
+	if err != nil {
+		t.Fatal(err)
+	}
+	more := "[clock]\nunsafe_unsynchronised = true\n"
+	if err := h.Configure(t.Context(), p, l.Serve(t, p.Repo).URL, "staging", more); err != nil {
+		t.Fatal(err)
+	}
+	h.Run(t, "systemctl", "start", "slipwayd.socket", "slipwayd-ro.socket", "slipwayd.service")
+	waitActive(t, h, "slipwayd.service")
+}
+
+// wantQuiet says that an installed and not yet configured package runs nothing and fails at nothing.
+func wantQuiet(t *testing.T, h *lab.Host) {
+	t.Helper()
+	if got := state(t, h, "is-active", "slipwayd.service"); got != "inactive" {
+		t.Errorf("slipwayd before slipway init: %s, want inactive", got)
+	}
+	if failed := h.Run(t, "systemctl", "--failed", "--no-legend", "--plain"); failed != "" {
+		t.Errorf("failed units before slipway init: %s", failed)
+	}
+}
+
 // runningApp puts an app where Slipway would, as a unit of its own, and returns its main PID.
 func runningApp(t *testing.T, h *lab.Host) string {
 	t.Helper()
@@ -81,20 +112,19 @@ func waitActive(t *testing.T, h *lab.Host, unit string) {
 
 func TestTheDebInstallsUpgradesAndNeverTouchesARunningApp(t *testing.T) {
 	first, next := lab.Packages(t, firstVersion, ""), lab.Packages(t, nextVersion, "")
-	h := lab.New(t).Host(t, "web1", lab.HostOptions{})
+	l := lab.New(t)
+	h := l.Host(t, "web1", lab.HostOptions{})
 	installDeb(t, h, first.Deb)
-	waitActive(t, h, "slipwayd.service")
 	wantState(t, h, "is-enabled", "enabled")
+	wantQuiet(t, h)
+	h.MustReboot(t)
+	wantQuiet(t, h)
+	configure(t, l, h)
 	if got := slipwaydVersion(t, h); got != firstVersion {
 		t.Errorf("running version %q, want %s", got, firstVersion)
 	}
 	if got := h.Run(t, "stat", "-c", "%A %U %G", "/run/slipway/slipway.sock"); got != "srw-rw---- root slipway\n" {
 		t.Errorf("control socket: %q", got)
-	}
-	for line := range strings.Lines(h.Read(t, "/etc/slipway/slipway.toml")) {
-		if line != "\n" && !strings.HasPrefix(line, "#") {
-			t.Errorf("the shipped configuration decides something: %q", line)
-		}
 	}
 
 	app := runningApp(t, h)
@@ -126,9 +156,10 @@ func TestTheDebInstallsUpgradesAndNeverTouchesARunningApp(t *testing.T) {
 
 func TestTheDebIsRemovedPurgedAndReinstalledAroundALivingApp(t *testing.T) {
 	set := lab.Packages(t, firstVersion, "")
-	h := lab.New(t).Host(t, "web1", lab.HostOptions{})
+	l := lab.New(t)
+	h := l.Host(t, "web1", lab.HostOptions{})
 	installDeb(t, h, set.Deb)
-	waitActive(t, h, "slipwayd.service")
+	configure(t, l, h)
 	app := runningApp(t, h)
 	h.Write(t, "/var/lib/slipway/witness", "state")
 
@@ -178,7 +209,8 @@ func TestTheDebIsRemovedPurgedAndReinstalledAroundALivingApp(t *testing.T) {
 
 func TestTheRPMInstallsUpgradesAndErases(t *testing.T) {
 	first, next := lab.Packages(t, firstVersion, ""), lab.Packages(t, nextVersion, "")
-	h := lab.New(t).Host(t, "web1", lab.HostOptions{})
+	l := lab.New(t)
+	h := l.Host(t, "web1", lab.HostOptions{})
 	install := func(rpm string, upgrade bool) {
 		t.Helper()
 		if _, err := h.InstallRPM(t.Context(), rpm, upgrade); err != nil {
@@ -187,10 +219,8 @@ func TestTheRPMInstallsUpgradesAndErases(t *testing.T) {
 	}
 	install(first.RPM, false)
 	wantState(t, h, "is-enabled", "enabled")
-	if got := state(t, h, "is-active", "slipwayd.service"); got != "inactive" {
-		t.Errorf("an rpm starts nothing at its installation, but slipwayd is %s", got)
-	}
-	h.Run(t, "systemctl", "start", "slipwayd.socket", "slipwayd-ro.socket", "slipwayd.service")
+	wantQuiet(t, h)
+	configure(t, l, h)
 	app := runningApp(t, h)
 	h.Run(t, "sh", "-c", "echo '# edited' >> /etc/slipway/slipway.toml")
 
@@ -201,6 +231,9 @@ func TestTheRPMInstallsUpgradesAndErases(t *testing.T) {
 	}
 	if got := h.Read(t, "/etc/slipway/slipway.toml"); !strings.HasSuffix(got, "# edited\n") {
 		t.Error("the upgrade lost an edit of slipway.toml")
+	}
+	if got := appPID(t, h); got != app {
+		t.Errorf("the app was restarted by the upgrade: main PID %s, was %s", got, app)
 	}
 	h.MustReboot(t)
 	waitActive(t, h, "slipwayd.service")
@@ -215,8 +248,8 @@ func TestTheRPMInstallsUpgradesAndErases(t *testing.T) {
 	if got := state(t, h, "is-active", "slipwayd.service"); got != "inactive" {
 		t.Errorf("slipwayd after erase: %s", got)
 	}
-	if got := h.Read(t, "/etc/slipway/slipway.toml.rpmsave"); !strings.HasSuffix(got, "# edited\n") {
-		t.Error("erase lost the edited slipway.toml")
+	if got := h.Read(t, "/etc/slipway/slipway.toml"); !strings.HasSuffix(got, "# edited\n") {
+		t.Error("erase lost slipway.toml")
 	}
 	if got := appPID(t, h); got != app || h.Try(t, "test", "-x", "/opt/slipway/demo/current/demo").Exit != 0 {
 		t.Errorf("erase touched the deployed app: main PID %s, was %s", got, app)
@@ -314,9 +347,10 @@ func lintClean(out string) bool {
 
 func TestRemovalIsRefusedWhileTrialsCannotBeSettled(t *testing.T) {
 	set := lab.Packages(t, firstVersion, "")
-	h := lab.New(t).Host(t, "web1", lab.HostOptions{})
+	l := lab.New(t)
+	h := l.Host(t, "web1", lab.HostOptions{})
 	installDeb(t, h, set.Deb)
-	waitActive(t, h, "slipwayd.service")
+	configure(t, l, h)
 	// Only settle fails: the real program stays behind a stand-in for that one word.
 	h.Run(t, "mv", "/usr/sbin/slipwayd", "/usr/sbin/slipwayd.real")
 	script := "#!/bin/sh\n[ \"$1\" = settle ] && { echo 'settle asked' >&2; exit 1; }\nexec /usr/sbin/slipwayd.real \"$@\"\n"

@@ -60,8 +60,6 @@ for program in slipway slipway-repo; do
 	changelog $program
 done
 gzip -9nc packaging/man/slipwayd.8 >"$work/man/slipway/slipwayd.8.gz"
-# Shipped with every line a comment: a fresh host says that it is not configured instead of guessing.
-sed 's/^\([^#]\)/#\1/' packaging/slipway.toml >"$work/slipway.toml"
 # Whatever umask the tree was checked out with.
 chmod -R u=rwX,go=rX "$work"
 

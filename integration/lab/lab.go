@@ -152,6 +152,12 @@ func ipAll(ctx context.Context, commands ...string) error {
 	return nil
 }
 
+// Scratch is a directory of the machine that goes away with the lab.
+func (l *Lab) Scratch() (string, error) {
+	dir := filepath.Join(l.dir, "scratch")
+	return dir, os.MkdirAll(dir, 0o755)
+}
+
 // Run is the name that everything this lab makes on the machine carries.
 func (l *Lab) Run() string { return l.run }
 
