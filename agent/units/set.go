@@ -22,6 +22,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/slipway-deploy/slipway/agent/release"
 )
@@ -69,6 +70,9 @@ const unitFileMax = 256 << 10
 // this host. It writes nothing.
 func Render(rel *release.Release, id release.ID, tree string, o Options) (*Set, error) {
 	set := &Set{App: rel.App, ID: id, Files: map[string]string{}, DropIns: map[string]string{}}
+	if err := o.checkCredentials(rel.App); err != nil {
+		return nil, err
+	}
 	rules := release.UnitRules{AppRoot: o.AppRoot, AllowRoot: o.AllowRoot}
 	root, err := os.OpenRoot(tree)
 	if err != nil {
@@ -165,10 +169,36 @@ func dropIn(name string, o Options) string {
 	return b.String()
 }
 
-// quote writes s as one word of a unit file: systemd.syntax(7) quoting, with specifiers taken literally.
+// quote writes s as one word of a unit file: systemd.syntax(7) quoting, with specifiers taken literally. Control characters
+// are escaped, because systemd ends a line at a carriage return too.
 func quote(s string) string {
-	r := strings.NewReplacer(`\`, `\\`, `"`, `\"`, "%", "%%", "\n", `\n`, "\t", `\t`)
-	return `"` + r.Replace(s) + `"`
+	var b strings.Builder
+	b.WriteByte('"')
+	for i := range len(s) {
+		switch c := s[i]; {
+		case c == '\\' || c == '"':
+			b.WriteByte('\\')
+			b.WriteByte(c)
+		case c == '%':
+			b.WriteString("%%")
+		case c < ' ' || c == 0x7f:
+			fmt.Fprintf(&b, "\\x%02x", c)
+		default:
+			b.WriteByte(c)
+		}
+	}
+	b.WriteByte('"')
+	return b.String()
+}
+
+// checkCredentials refuses what cannot be written: a credential's path is taken to the end of its line, unquoted.
+func (o Options) checkCredentials(app release.App) error {
+	for name, path := range o.Credentials {
+		if strings.ContainsFunc(name+path, unicode.IsControl) {
+			return &RefusedError{Unit: app.String() + ".service", Reason: fmt.Sprintf("the path %q of credential %q has a control character", path, name)}
+		}
+	}
+	return nil
 }
 
 // Encode returns the set as it is kept with the app's state.
