@@ -230,14 +230,19 @@ func openClient(cfg *config.Host, clk clock, log hclog.Logger) (*client.Client, 
 	return client.Open(c)
 }
 
+// clockPatience bounds one wait for synchronisation; the poll after it waits again, and status says why meanwhile.
+const clockPatience = 20 * time.Second
+
 // wait blocks until the clock is synchronised; right after boot that may take a while, and nothing signed can be judged before.
 func (c clock) wait(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, clockPatience)
+	defer cancel()
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for !c.Synchronised() {
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("the clock is not yet synchronised: %w", context.Cause(ctx))
+			return errors.New("the clock is not synchronised, so nothing signed can be judged; start a time service such as systemd-timesyncd or chrony")
 		case <-tick.C:
 		}
 	}
