@@ -93,14 +93,26 @@ func TestLifeOfAChild(t *testing.T) {
 		w := newWorld(t, dir, filepath.Join(outside, "supervisor"))
 		w.clock.seen, w.clock.bootedAt = seen, began.Add(-time.Hour)
 		if os.Getenv(rebootEnv) != "" {
-			w.sup.powerOff()
-			w.clock.reboot()
-			time.Sleep(30 * time.Second)
-			must(t, w.newMachine().Boot(context.Background()))
-			w.sup.powerOn()
+			w.bootAfterPowerCut()
 		}
 		life(w)
 	})
+}
+
+// bootAfterPowerCut is early boot: the guardian first, then the app. A release whose trial had not been healthy once may not
+// start.
+func (w *world) bootAfterPowerCut() {
+	w.t.Helper()
+	untried := w.read().Attempt
+	w.sup.powerOff()
+	w.clock.reboot()
+	time.Sleep(30 * time.Second)
+	ran := len(w.sup.Starts)
+	must(w.t, w.newMachine().Boot(context.Background()))
+	w.sup.powerOn()
+	if started := w.sup.Starts[ran:]; untried != nil && !untried.WasHealthy && slices.Contains(started, untried.To.String()) {
+		w.t.Errorf("%s was never healthy and started at boot in phase %s", untried.To, w.read().Phase)
+	}
 }
 
 var failpointDir string
@@ -254,6 +266,8 @@ func TestEveryFailpointIsPassedByTheLifeOrListed(t *testing.T) {
 }
 
 // inTurns runs f for every row, two at a time.
+//
+// The rows run in parallel to each other and never to other tests.
 func inTurns(t *testing.T, rows []string, f func(t *testing.T, row string)) {
 	t.Helper()
 	turns := make(chan struct{}, 2)
