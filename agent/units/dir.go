@@ -24,7 +24,6 @@ type Dir struct {
 const (
 	mainDropIn  = "10-slipway.conf"
 	trialDropIn = "20-slipway-trial.conf"
-	trialText   = "[Unit]\nRequires=slipway-boot.service\n"
 )
 
 var (
@@ -64,7 +63,7 @@ func (d Dir) Apply(set *Set, trial bool) (changed bool, err error) {
 		want[name] = text
 		want[filepath.Join(name+".d", mainDropIn)] = set.DropIns[name]
 		if trial {
-			want[filepath.Join(name+".d", trialDropIn)] = header(set.App, set.ID) + trialText
+			want[filepath.Join(name+".d", trialDropIn)] = set.trialText(name)
 		}
 	}
 	changed, err = d.removeOthers(set.App, want, set.Links)
@@ -93,7 +92,7 @@ func (d Dir) SetTrial(set *Set, on bool) (changed bool, err error) {
 	for _, name := range set.Names() {
 		path := filepath.Join(name+".d", trialDropIn)
 		if on {
-			wrote, err := d.write(path, header(set.App, set.ID)+trialText)
+			wrote, err := d.write(path, set.trialText(name))
 			changed = changed || wrote
 			if err != nil {
 				return changed, err

@@ -169,6 +169,29 @@ func dropIn(name string, o Options) string {
 	return b.String()
 }
 
+// trialText is the drop-in a unit has during a trial. No unit starts unless the guardian has run. Behind a socket the start
+// limits are off: every waiting request starts a release that dies again, and once a limit is hit systemd closes the socket,
+// which would fail requests that only need to wait for the revert. How often it dies is judged by the trial's own checks.
+func (s *Set) trialText(name string) string {
+	text := header(s.App, s.ID) + "[Unit]\nRequires=slipway-boot.service\n"
+	switch {
+	case filepath.Ext(name) == ".socket":
+		return text + "\n[Socket]\nTriggerLimitIntervalSec=0\n"
+	case IsService(name) && s.hasSocket():
+		return text + "StartLimitIntervalSec=0\n"
+	}
+	return text
+}
+
+func (s *Set) hasSocket() bool {
+	for name := range s.Files {
+		if filepath.Ext(name) == ".socket" {
+			return true
+		}
+	}
+	return false
+}
+
 // quote writes s as one word of a unit file: systemd.syntax(7) quoting, with specifiers taken literally. Control characters
 // are escaped, because systemd ends a line at a carriage return too.
 func quote(s string) string {

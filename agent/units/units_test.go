@@ -208,6 +208,25 @@ func TestATrialRequiresTheBootGuardianUntilItEnds(t *testing.T) {
 	}
 }
 
+func TestDuringATrialADyingReleaseCannotTakeItsSocketAlong(t *testing.T) {
+	for _, c := range []struct {
+		files   map[string]string
+		unit    string
+		limited bool
+		off     string
+	}{
+		{first, "billing.service", false, "[Unit]\nRequires=slipway-boot.service\nStartLimitIntervalSec=0\n"},
+		{first, "billing.socket", false, "[Socket]\nTriggerLimitIntervalSec=0\n"},
+		{second, "billing.service", true, "LimitIntervalSec"},
+	} {
+		d := newDir(t)
+		apply(t, d, rendered(t, v1, c.files), true, true)
+		if text := content(t, d.Path)[c.unit+".d/20-slipway-trial.conf"]; strings.Contains(text, c.off) == c.limited {
+			t.Errorf("%s in trial has %q", c.unit, text)
+		}
+	}
+}
+
 func TestAUnitOfSomebodyElseIsNeverTouched(t *testing.T) {
 	d := newDir(t)
 	must(t, os.WriteFile(filepath.Join(d.Path, "billing.service"), []byte("[Service]\nExecStart=/bin/true\n"), 0o644))
