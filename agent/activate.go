@@ -70,6 +70,9 @@ func (m *Machine) activate(ctx context.Context, w *wish, set *units.Set, d rollo
 // rehearse proves that the release a revert would go back to is there, complete, unchanged and can be put into the unit
 // directory. A first install has nothing to go back to.
 func (m *Machine) rehearse(ctx context.Context, w *wish, from release.ID) (release.ID, error) {
+	if err := m.guardianWorks(ctx); err != nil {
+		return release.ID{}, err
+	}
 	if from.IsZero() {
 		return release.ID{}, nil
 	}
@@ -93,6 +96,20 @@ func (m *Machine) rehearse(ctx context.Context, w *wish, from release.ID) (relea
 		return target, err
 	}
 	return target, m.Units.Check(set)
+}
+
+// bootGuardian is the unit that settles a trial at boot; during a trial every unit of the app requires it.
+const bootGuardian = "slipway-boot.service"
+
+// guardianWorks refuses to begin a trial that a reboot would not settle. The trial's units require the guardian, so they would
+// not even start, and the release would get the blame.
+func (m *Machine) guardianWorks(ctx context.Context) error {
+	st, err := m.Manager.Unit(ctx, bootGuardian)
+	if err != nil || st.Active != "failed" {
+		return nil // who cannot ask cannot arm the guard either
+	}
+	return &RefusedError{Rule: "boot-guardian", Reason: fmt.Sprintf("the boot guardian %s failed on this host (result %s, exit status %d): find out why with journalctl -u %s, then systemctl restart slipwayd runs it again",
+		bootGuardian, st.Result, st.ExecStatus, bootGuardian)}
 }
 
 // DamagedTreeError says that a release on disk is not what its manifest says.
@@ -288,7 +305,7 @@ func (m *Machine) failedEntry(ctx context.Context, tx *state.Tx, cause error) er
 // abort ends an attempt that never touched the app.
 func (m *Machine) abort(ctx context.Context, tx *state.Tx, reason string) error {
 	a := tx.State.Attempt
-	o := state.Outcome{At: m.Clock.Now().UTC(), Attempt: a.ID, Result: "aborted", From: a.From, To: a.To, Sequence: a.Sequence, Cause: state.CauseInterrupted, Reason: reason}
+	o := state.Outcome{At: m.Clock.Now().UTC(), Attempt: a.ID, Result: "aborted", From: a.From, To: a.From, Tried: a.To, Sequence: a.Sequence, Cause: state.CauseInterrupted, Reason: reason}
 	tx.State.Record(o)
 	tx.State.Attempt = nil
 	r, _ := tx.State.RetryOf(a.Digest)

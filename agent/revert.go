@@ -238,7 +238,7 @@ func (m *Machine) watchFallback(ctx context.Context, a *state.Attempt) health.Ve
 func (m *Machine) endRevert(tx *state.Tx, v health.Verdict) error {
 	a := tx.State.Attempt
 	o := state.Outcome{
-		At: m.Clock.Now().UTC(), Attempt: a.ID, Result: "reverted", From: a.To, To: a.Fallback, Sequence: a.Sequence, Cause: a.Cause, Reason: a.Reason,
+		At: m.Clock.Now().UTC(), Attempt: a.ID, Result: "reverted", From: a.To, To: a.Fallback, Tried: a.To, Sequence: a.Sequence, Cause: a.Cause, Reason: a.Reason,
 	}
 	to, message := state.Idle, sentence("%s is back on %s: %s", m.app, orNothing(name(a.Fallback)), a.Reason)
 	switch {

@@ -166,7 +166,7 @@ const (
 	ResultRemoved      = "removed"       // the app is absent now, as asked
 )
 
-// Outcome is how the last attempt ended.
+// Outcome is how the last attempt ended. Release and Version are what it tried, whatever runs after it.
 type Outcome struct {
 	Attempt string    `json:"attempt"`
 	Result  string    `json:"result"`
@@ -176,13 +176,15 @@ type Outcome struct {
 	Message string    `json:"message"`
 }
 
-// HistoryEntry is one attempt, newest first in answers.
+// HistoryEntry is one attempt, newest first in answers. From and To are what ran before and after it, Tried is the release it
+// was about.
 type HistoryEntry struct {
 	Attempt  string    `json:"attempt"`
 	Started  time.Time `json:"started"`
 	Ended    time.Time `json:"ended,omitzero"`
 	From     string    `json:"from,omitempty"`
 	To       string    `json:"to,omitempty"`
+	Tried    string    `json:"tried,omitempty"`
 	Sequence int64     `json:"sequence,omitempty"`
 	Result   string    `json:"result,omitempty"`
 	Cause    string    `json:"cause,omitempty"`

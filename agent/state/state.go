@@ -170,13 +170,15 @@ func (h *Hold) Active(now time.Time) bool {
 	return h != nil && (h.Until.IsZero() || now.Before(h.Until))
 }
 
-// Outcome is how an attempt ended: Result is "committed", "reverted", "failed-before", "aborted", "removed" or "stuck".
+// Outcome is how an attempt ended: Result is "committed", "reverted", "failed-before", "aborted", "removed" or "stuck". From
+// and To are what `current` named before and after it; Tried is the release it was about, which a revert came from.
 type Outcome struct {
 	At       time.Time  `json:"at"`
 	Attempt  string     `json:"attempt"`
 	Result   string     `json:"result"`
 	From     release.ID `json:"from,omitzero"`
 	To       release.ID `json:"to,omitzero"`
+	Tried    release.ID `json:"tried,omitzero"`
 	Sequence int64      `json:"sequence,omitempty"`
 	Cause    Cause      `json:"cause,omitempty"`
 	Reason   string     `json:"reason,omitempty"`

@@ -137,7 +137,7 @@ func (c *control) saved(out *api.AppStatus, st *state.App, v agent.View) {
 		})
 	}
 	if o := st.Last; o != nil {
-		out.LastOutcome = &api.Outcome{Attempt: o.Attempt, Result: o.Result, Release: o.To.String(), Version: o.To.Version().String(), At: o.At, Message: o.Reason}
+		out.LastOutcome = &api.Outcome{Attempt: o.Attempt, Result: o.Result, Release: idText(o.Tried), Version: versionText(o.Tried), At: o.At, Message: o.Reason}
 	}
 	if a := st.Attempt; a != nil && st.Phase == state.Trial {
 		out.Trial = c.trial(a, v)
@@ -176,6 +176,13 @@ func idText(id release.ID) string {
 	return id.String()
 }
 
+func versionText(id release.ID) string {
+	if id.IsZero() {
+		return ""
+	}
+	return id.Version().String()
+}
+
 // History implements api.Reader.
 func (c *control) History(_ context.Context, app string, limit int) ([]api.HistoryEntry, error) {
 	m, err := c.machine(app)
@@ -190,7 +197,7 @@ func (c *control) History(_ context.Context, app string, limit int) ([]api.Histo
 	for i := len(st.History) - 1; i >= 0 && len(out) < limit; i-- {
 		o := st.History[i]
 		out = append(out, api.HistoryEntry{
-			Attempt: o.Attempt, Started: o.At, Ended: o.At, From: idText(o.From), To: idText(o.To), Sequence: o.Sequence,
+			Attempt: o.Attempt, Started: o.At, Ended: o.At, From: idText(o.From), To: idText(o.To), Tried: idText(o.Tried), Sequence: o.Sequence,
 			Result: o.Result, Cause: string(o.Cause), Message: o.Reason,
 		})
 	}
