@@ -64,8 +64,19 @@ func life(w *world) {
 		w.deploy(i, c.ship)
 		w.until(fmt.Sprintf("chapter %d is done", i), func() bool { return w.read().Sequence >= i && c.done() })
 		w.pass(20 * time.Minute) // old releases are pruned
+		w.nothingInFlight()
+		if cur := w.current(); w.sup.running(billing) != name(cur) {
+			w.t.Errorf("chapter %d: current is %s, %q runs", i, cur, w.sup.running(billing))
+		}
 	}
 	w.halt()
+}
+
+func name(id release.ID) string {
+	if id.IsZero() {
+		return ""
+	}
+	return id.String()
 }
 
 func (w *world) fresh() bool {

@@ -9,6 +9,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/slipway-deploy/slipway/agent/release"
+	"github.com/slipway-deploy/slipway/agent/state"
 )
 
 // fill leaves no block free below dir.
@@ -72,17 +75,17 @@ func TestADiskThatIsTooSmallRefusesToStageWithNumbers(t *testing.T) {
 func TestNothingIsActivatedWithoutTheReserveForState(t *testing.T) {
 	smallHost(t, "16m", func(w *world) {
 		w.installed(1, v10())
+		opens := time.Now().Add(10 * time.Minute)
+		w.deploy(2, v11(), func(d *release.Deployment) { d.NotBefore = &opens })
+		w.until("it is staged and waits", w.phase(state.Waiting))
 		must(t, os.Remove(filepath.Join(w.dir, "var", "reserve")))
-		w.sup.onJob = func(verb, unit string) {
-			if w.current() == v11().id {
-				t.Errorf("%s %s without a reserve", verb, unit)
-			}
-		}
-		w.deploy(2, v11())
 		fill(t, w.dir)
-		w.pass(time.Minute)
-		if w.current() != v10().id {
-			t.Errorf("current is %s", w.current())
+		w.pass(time.Hour)
+		w.settledOn(v10())
+		if n := len(w.read().History); n != 1 {
+			t.Errorf("history %+v", w.read().History)
 		}
+		must(t, os.Remove(filepath.Join(w.dir, "filler")))
+		w.until("there is room again", w.rests(v11()))
 	})
 }
