@@ -1,0 +1,26 @@
+package bench
+
+import (
+	"os"
+	"testing"
+	"time"
+)
+
+// BenchmarkIdle reports what the daemon holds while it has nothing to do, and the size of the stripped program.
+func BenchmarkIdle(b *testing.B) {
+	w := shared(b)
+	for b.Loop() {
+		h := w.newHost(b, "")
+		h.start(w)
+		h.await("the first refresh", func(e event) bool { return e.Type == "refresh" })
+		time.Sleep(5 * time.Second)
+		report(b, h.memory("VmRSS"), "RSS-MB")
+		report(b, h.memory("RssAnon"), "anonymous-MB")
+		report(b, h.memory("VmHWM"), "peak-RSS-MB")
+		h.stop()
+		check(b, os.RemoveAll(h.dir))
+		info, err := os.Stat(w.path("bin", "slipwayd"))
+		check(b, err)
+		report(b, float64(info.Size())/1e6, "program-MB")
+	}
+}
