@@ -53,20 +53,13 @@ type generation struct{ Timestamp, Snapshot, Targets ref }
 // index is the one mutable statement of what is trusted. Timestamp and Snapshot are what rollback is measured against
 // and may be ahead of Complete after a refresh that broke off; Complete is the last set in which everything belonged together.
 type index struct {
-	Root       int64 // the version everything below was verified under
-	Timestamp  ref   // newest verified
-	Snapshot   ref   // newest verified
-	Complete   *generation
-	Roles      map[string]ref // newest verified bytes of targets and each delegated role
-	Validators map[string]validator
-	At         time.Time
-	Checked    time.Time
-}
-
-// validator makes the next timestamp request conditional. It belongs to one URL.
-type validator struct {
-	ETag         string `json:",omitempty"`
-	LastModified string `json:",omitempty"`
+	Root      int64 // the version everything below was verified under
+	Timestamp ref   // newest verified
+	Snapshot  ref   // newest verified
+	Complete  *generation
+	Roles     map[string]ref // newest verified bytes of targets and each delegated role
+	At        time.Time
+	Checked   time.Time
 }
 
 // floors are versions that were trusted once. They hold under root version Root and later, until spec 5.3.11 clears them.

@@ -29,7 +29,6 @@ type request struct {
 	url     string
 	dir     string // of a file mirror; name is inside it
 	name    string
-	known   validator
 	offset  int64
 	ifRange string
 	timeout time.Duration // 0: the stall guard alone
@@ -39,8 +38,7 @@ type request struct {
 type answer struct {
 	io.ReadCloser
 	start, size int64
-	validator   validator
-	unchanged   bool
+	etag        string
 }
 
 func newFetcher(conf HTTP, stall Stall) (*fetcher, error) {
@@ -173,7 +171,7 @@ func (f *fetcher) once(ctx context.Context, r request) (a *answer, wait time.Dur
 	if err != nil {
 		return nil, 0, &ErrNetwork{URL: r.url, Err: guard.cause(err)}
 	}
-	a = &answer{ReadCloser: guard.body(res.Body), size: res.ContentLength, validator: validator{res.Header.Get("ETag"), res.Header.Get("Last-Modified")}}
+	a = &answer{ReadCloser: guard.body(res.Body), size: res.ContentLength, etag: res.Header.Get("ETag")}
 	if enc := res.Header.Get("Content-Encoding"); enc != "" && enc != "identity" {
 		a.Close()
 		return nil, final, &ErrNetwork{URL: r.url, Status: res.StatusCode, Err: fmt.Errorf("the server sent %s encoding, which was not asked for", enc)}
@@ -181,12 +179,6 @@ func (f *fetcher) once(ctx context.Context, r request) (a *answer, wait time.Dur
 	switch res.StatusCode {
 	case http.StatusOK:
 		return a, final, nil
-	case http.StatusNotModified:
-		a.Close()
-		a.unchanged = r.known != validator{}
-		if a.unchanged {
-			return a, final, nil
-		}
 	case http.StatusPartialContent:
 		if r.offset > 0 && a.ranged(res.Header.Get("Content-Range"), r.offset) {
 			return a, final, nil
@@ -212,11 +204,6 @@ func (f *fetcher) request(ctx context.Context, r request) (*http.Request, error)
 	}
 	req.Header.Set("User-Agent", f.conf.UserAgent)
 	req.Header.Set("Accept-Encoding", "identity")
-	if r.known.ETag != "" {
-		req.Header.Set("If-None-Match", r.known.ETag)
-	} else if r.known.LastModified != "" {
-		req.Header.Set("If-Modified-Since", r.known.LastModified)
-	}
 	if r.offset > 0 {
 		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", r.offset))
 		if r.ifRange != "" {
@@ -257,10 +244,10 @@ func retryAfter(res *http.Response) time.Duration {
 	return min(time.Duration(seconds)*time.Second, maxRetryAfter)
 }
 
-// strong is the ETag if it identifies exact bytes, as resuming needs.
-func (v validator) strong() string {
-	if strings.HasPrefix(v.ETag, `"`) {
-		return v.ETag
+// strong is the ETag if it claims to identify exact bytes, as resuming needs.
+func (a *answer) strong() string {
+	if strings.HasPrefix(a.etag, `"`) {
+		return a.etag
 	}
 	return ""
 }
@@ -275,17 +262,17 @@ func missing(err error) bool {
 }
 
 // readAll reads a whole metadata file, at most limit bytes.
-func (f *fetcher) readAll(ctx context.Context, r request, limit int64) ([]byte, *answer, error) {
+func (f *fetcher) readAll(ctx context.Context, r request, limit int64) ([]byte, error) {
 	delay := f.conf.RetryDelay
 	for attempt := 1; ; attempt++ {
 		a, err := f.get(ctx, r)
-		if err != nil || a.unchanged {
-			return nil, a, err
+		if err != nil {
+			return nil, err
 		}
 		data, err := a.all(r.url, limit)
 		var network *ErrNetwork
 		if !errors.As(err, &network) || attempt >= f.conf.Attempts || ctx.Err() != nil {
-			return data, a, err
+			return data, err
 		}
 		select {
 		case <-time.After(delay/2 + rand.N(delay)):

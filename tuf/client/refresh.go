@@ -84,7 +84,7 @@ func (c *Client) cycle(ctx context.Context, mirror int, now time.Time) (changed 
 func (c *Client) walkRoots(ctx context.Context, m Mirror, now time.Time) (changed bool, err error) {
 	for range c.cfg.Limits.Roots {
 		version := c.root().version + 1
-		data, _, err := c.fetch.readAll(ctx, c.timed(m.metadataRequest(metadata.ROOT, version)), c.cfg.Limits.Root)
+		data, err := c.fetch.readAll(ctx, c.timed(m.metadataRequest(metadata.ROOT, version)), c.cfg.Limits.Root)
 		if missing(err) {
 			c.probed = now
 			return changed, c.settleRoot(now, changed)
@@ -138,47 +138,23 @@ func (c *Client) timed(r request) request {
 	return r
 }
 
-// fetchStamp returns nil if the mirror still has the very bytes that were verified last.
+// fetchStamp returns nil if the mirror still has the very bytes that were verified last. It compares bytes and never asks
+// conditionally: Last-Modified, and the ETags that web servers make of it, are the same for two timestamps of one second, and
+// the second one would go unnoticed. A timestamp is not much longer than the headers that come with it.
 func (c *Client) fetchStamp(ctx context.Context, m Mirror) ([]byte, error) {
 	r := c.timed(m.metadataRequest(metadata.TIMESTAMP, 0))
-	if c.stamp != nil {
-		r.known = c.index.Validators[r.url]
-	}
-	data, a, err := c.fetch.readAll(ctx, r, c.cfg.Limits.Timestamp)
-	if err != nil || a.unchanged {
+	data, err := c.fetch.readAll(ctx, r, c.cfg.Limits.Timestamp)
+	if err != nil || c.stamp != nil && fileOf(data) == c.stamp.file {
 		return nil, err
 	}
-	if c.stamp != nil && fileOf(data) == c.stamp.file {
-		return nil, nil
-	}
-	// Valid only for bytes that will have been verified; cleared again if they are refused.
-	c.setValidator(r.url, a.validator)
 	return data, nil
-}
-
-func (c *Client) setValidator(url string, v validator) {
-	next := map[string]validator{}
-	for _, m := range c.cfg.Mirrors {
-		if u := m.metadataRequest(metadata.TIMESTAMP, 0).url; u != url {
-			if old, ok := c.index.Validators[u]; ok {
-				next[u] = old
-			}
-		} else if v != (validator{}) {
-			next[u] = v
-		}
-	}
-	c.index.Validators = next
 }
 
 // advance takes a newly fetched timestamp (nil: the one held) and completes the set under it.
 func (c *Client) advance(ctx context.Context, m Mirror, data []byte, now time.Time) (changed bool, err error) {
 	if data != nil {
 		if changed, err = c.acceptStamp(data, now); err != nil {
-			c.setValidator(m.metadataRequest(metadata.TIMESTAMP, 0).url, validator{})
 			return false, err
-		}
-		if !changed {
-			c.setValidator(m.metadataRequest(metadata.TIMESTAMP, 0).url, validator{})
 		}
 	}
 	if !changed && c.set != nil && c.set.stamp == c.stamp {
@@ -228,7 +204,7 @@ func (c *Client) acceptSnap(ctx context.Context, m Mirror, now time.Time) error 
 		return nil
 	}
 	r := m.metadataRequest(metadata.SNAPSHOT, c.versioned(want.Version))
-	data, _, err := c.fetch.readAll(ctx, c.timed(r), limitFor(c.cfg.Limits.Snapshot, want))
+	data, err := c.fetch.readAll(ctx, c.timed(r), limitFor(c.cfg.Limits.Snapshot, want))
 	if err != nil {
 		return err
 	}
@@ -279,7 +255,7 @@ func (c *Client) obtain(ctx context.Context, m Mirror, s *set, by *role, name st
 		}
 	}
 	r := m.metadataRequest(name, c.versioned(meta.Version))
-	data, _, err := c.fetch.readAll(ctx, c.timed(r), limitFor(c.cfg.Limits.Targets, meta))
+	data, err := c.fetch.readAll(ctx, c.timed(r), limitFor(c.cfg.Limits.Targets, meta))
 	if err != nil {
 		return nil, err
 	}

@@ -227,7 +227,7 @@ func (c *Client) leg(ctx context.Context, mirror int, f File, t *transfer) error
 		return err
 	}
 	defer a.Close()
-	t.etag[r.url] = a.validator.strong()
+	t.etag[r.url] = a.strong()
 	if a.size >= 0 && a.size != f.Length {
 		return &ErrCorrupt{Name: f.Path, Reason: fmt.Sprintf("%s has %d bytes, %d were signed", r.url, a.size, f.Length)}
 	}
