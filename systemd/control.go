@@ -110,7 +110,7 @@ func (c *Control) with(ctx context.Context, f func(*link) error) error {
 		select {
 		case <-patience.Done():
 			if ctx.Err() != nil {
-				return ctx.Err()
+				return ranOut(ctx, err)
 			}
 			return &UnreachableError{Err: err}
 		case <-time.After(reconnectEvery):

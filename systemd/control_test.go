@@ -159,6 +159,26 @@ func TestWhoeverWaitsStopsWaitingWhenTheContextEnds(t *testing.T) {
 	}
 }
 
+func TestSilenceOfPID1IsToldFromACommandThatTakesLong(t *testing.T) {
+	p := newPID1(t)
+	c := p.control()
+	var silent *UnreachableError
+	run := func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		_, err := c.Run(ctx, Task{Name: "t", Command: []string{"/bin/x"}})
+		return err
+	}
+	p.set(func() { p.mute["StartTransientUnit"] = true })
+	if err := run(); !errors.As(err, &silent) || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a silent PID 1: %v", err)
+	}
+	p.set(func() { p.mute["StartTransientUnit"], p.keepStart = false, true })
+	if err := run(); errors.As(err, &silent) || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a slow command: %v", err)
+	}
+}
+
 func TestASocketThatAcceptsButNeverAnswersHoldsNobody(t *testing.T) {
 	p := newPID1(t)
 	p.set(func() { p.noAuth = true })

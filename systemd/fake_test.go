@@ -25,20 +25,21 @@ type pid1 struct {
 	path string
 	ln   *net.UnixListener
 
-	mu      sync.Mutex
-	conns   map[*net.UnixConn]bool
-	calls   []string // "Member arg"
-	units   map[string]map[string]any
-	jobs    map[dbus.ObjectPath]bool // still queued
-	made    map[string]map[string]any
-	refuse  map[string]string // member → D-Bus error name
-	mute    map[string]bool   // member → never answered
-	keepJob bool              // jobs do not end by themselves
-	early   bool              // JobRemoved goes out before the reply
-	result  string
-	deaf    int  // first messages of a connection that stay unseen until one more follows
-	noAuth  bool // accepts and says nothing
-	output  string
+	mu        sync.Mutex
+	conns     map[*net.UnixConn]bool
+	calls     []string // "Member arg"
+	units     map[string]map[string]any
+	jobs      map[dbus.ObjectPath]bool // still queued
+	made      map[string]map[string]any
+	refuse    map[string]string // member → D-Bus error name
+	mute      map[string]bool   // member → never answered
+	keepJob   bool              // jobs do not end by themselves
+	keepStart bool              // only stop jobs end by themselves
+	early     bool              // JobRemoved goes out before the reply
+	result    string
+	deaf      int  // first messages of a connection that stay unseen until one more follows
+	noAuth    bool // accepts and says nothing
+	output    string
 }
 
 func newPID1(t *testing.T) *pid1 {
@@ -228,7 +229,7 @@ func (p *pid1) handle(conn *net.UnixConn, msg *dbus.Message, raw *fdReader) {
 	p.send(conn, reply)
 	if strings.HasSuffix(member, "Unit") && len(body) == 1 {
 		p.mu.Lock()
-		ends := !p.keepJob && !p.early
+		ends := !p.keepJob && !p.early && (!p.keepStart || member == "StopUnit")
 		p.mu.Unlock()
 		if job, ok := body[0].(dbus.ObjectPath); ok && ends {
 			p.endJob(job, arg)

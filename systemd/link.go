@@ -333,7 +333,11 @@ func matchRule(path dbus.ObjectPath) string {
 // call is one method call. A broken connection comes back as errLost whatever godbus or the bus named it.
 func (l *link) call(ctx context.Context, path dbus.ObjectPath, method string, args ...any) *dbus.Call {
 	call := l.conn.Object(busName, path).CallWithContext(ctx, method, 0, args...)
-	if call.Err == nil || ctx.Err() != nil {
+	if call.Err == nil {
+		return call
+	}
+	if ctx.Err() != nil {
+		call.Err = ranOut(ctx, nil)
 		return call
 	}
 	if broken(call.Err) {
@@ -341,6 +345,15 @@ func (l *link) call(ctx context.Context, path dbus.ObjectPath, method string, ar
 		call.Err = errLost
 	}
 	return call
+}
+
+// ranOut names the end of a caller's patience with PID 1: running out of time is PID 1's silence, which checks must tell from
+// a command's; a cancelled caller knows why.
+func ranOut(ctx context.Context, last error) error {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return &UnreachableError{Err: errors.Join(ctx.Err(), last)}
+	}
+	return ctx.Err()
 }
 
 // broken tells a broken connection from an answer: it has no D-Bus name, unless it is the bus that lost PID 1, and it is not

@@ -37,8 +37,8 @@ type Result struct {
 	Detail string
 }
 
-// Probe asks once. Check must honour ctx, change nothing, and answer CannotTell when ctx ends before the app answered
-// because the caller gave up; the watch loop turns its own timeout of a probe into Unhealthy.
+// Probe asks once. Check must honour ctx and change nothing. When ctx's deadline passes while the app owes the answer, that is
+// Unhealthy; while the checker's own means owe it (the service manager, the resolver), it is CannotTell.
 type Probe interface {
 	Name() string
 	Kind() string

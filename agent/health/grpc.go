@@ -41,7 +41,7 @@ func (p grpcProbe) Check(ctx context.Context) Result {
 	defer p.client.CloseIdleConnections()
 	resp, err := p.client.Do(req)
 	if err != nil {
-		return Result{Unhealthy, err.Error()}
+		return blame(err)
 	}
 	defer resp.Body.Close()
 	data, err := io.ReadAll(io.LimitReader(resp.Body, grpcAnswerMax))

@@ -2,11 +2,13 @@ package health
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -28,8 +30,9 @@ func (n named) Kind() string { return n.kind }
 // UnitSpec names the unit to look at.
 type UnitSpec struct{ Name, Unit string }
 
-// Unit is healthy while the unit is active and its main process is the one the first look found: a restart by itself, under
-// a new PID or a grown restart counter, is churn and unhealthy. A service manager that does not answer is CannotTell.
+// Unit is healthy while the unit is active and its main process is the one the first look found. A restart by itself is churn:
+// it stays unhealthy from then on, however well the new process looks, so that a slow crash loop cannot win a trial between two
+// crashes. A restart by hand counts once. A service manager that does not answer is CannotTell.
 func Unit(s UnitSpec, status func(ctx context.Context, unit string) (UnitStatus, error)) Probe {
 	return &unitProbe{named: named{s.Name, "unit"}, unit: s.Unit, status: status}
 }
@@ -65,10 +68,14 @@ func (p *unitProbe) identity(st UnitStatus) Result {
 	if p.first == nil {
 		p.first = &st
 	}
-	if f := p.first; st.NRestarts > f.NRestarts || st.MainPID != f.MainPID && f.InvocationID != st.InvocationID {
-		detail := fmt.Sprintf("restarted by itself: main process %d became %d, %d restarts", f.MainPID, st.MainPID, st.NRestarts)
+	first := p.first
+	switch {
+	case st.NRestarts > first.NRestarts:
+		n := st.NRestarts - first.NRestarts
+		return Result{Unhealthy, fmt.Sprintf("restarted by itself: %d times, main process %d became %d", n, first.MainPID, st.MainPID)}
+	case st.MainPID != first.MainPID && st.InvocationID != first.InvocationID:
 		p.first = &st
-		return Result{Unhealthy, detail}
+		return Result{Unhealthy, fmt.Sprintf("restarted by somebody: main process %d became %d", first.MainPID, st.MainPID)}
 	}
 	return Result{Healthy, fmt.Sprintf("active, main process %d", st.MainPID)}
 }
@@ -101,7 +108,7 @@ func (p httpProbe) Check(ctx context.Context) Result {
 	req.Header.Set("User-Agent", "slipway-health")
 	resp, err := httpClient.Do(req)
 	if err != nil {
-		return Result{Unhealthy, err.Error()}
+		return blame(err)
 	}
 	defer resp.Body.Close()
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, 200))
@@ -125,7 +132,7 @@ type tcpProbe struct {
 func (p tcpProbe) Check(ctx context.Context) Result {
 	conn, err := new(net.Dialer).DialContext(ctx, "tcp", p.address)
 	if err != nil {
-		return Result{Unhealthy, err.Error()}
+		return blame(err)
 	}
 	conn.Close()
 	return Result{Healthy, "accepts connections"}
@@ -153,10 +160,36 @@ type execProbe struct {
 func (p execProbe) Check(ctx context.Context) Result {
 	exit, tail, err := p.run(ctx, p.command)
 	switch {
+	case err != nil && errors.Is(err, context.DeadlineExceeded) && !typed(err):
+		return Result{Unhealthy, "the command did not end in time"}
 	case err != nil:
 		return Result{CannotTell, err.Error()}
 	case exit == 0:
 		return Result{Healthy, "exit status 0"}
 	}
 	return Result{Unhealthy, fmt.Sprintf("exit status %d: %.200q", exit, tail)}
+}
+
+// typed tells an error of the runner itself, such as a service manager that does not answer, from the bare end of the time.
+func typed(err error) bool {
+	var kind interface{ Kind() string }
+	return errors.As(err, &kind)
+}
+
+// checkersOwn are the failures to connect that say nothing about the app: no descriptors, memory, ports or route here.
+var checkersOwn = []error{
+	context.Canceled, syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EADDRNOTAVAIL, syscall.ENETUNREACH, syscall.EPERM,
+}
+
+// blame decides whose failure a failed question over the network is: the app's, unless it is the checker's own.
+func blame(err error) Result {
+	if _, lookup := errors.AsType[*net.DNSError](err); lookup {
+		return Result{CannotTell, err.Error()}
+	}
+	for _, own := range checkersOwn {
+		if errors.Is(err, own) {
+			return Result{CannotTell, err.Error()}
+		}
+	}
+	return Result{Unhealthy, err.Error()}
 }

@@ -8,8 +8,10 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -121,6 +123,58 @@ func TestAUnitIsHealthyOnlyAsTheProcessThatWasFirstSeen(t *testing.T) {
 	}
 }
 
+func TestASlowCrashLoopStaysUnhealthyAndARestartByHandCountsOnce(t *testing.T) {
+	now := UnitStatus{Active: "active", Sub: "running", MainPID: 10, InvocationID: "a", NRestarts: 4}
+	p := Unit(UnitSpec{Name: "u", Unit: "billing.service"}, func(context.Context, string) (UnitStatus, error) { return now, nil })
+	for _, s := range []struct {
+		what     string
+		pid      int
+		id       string
+		restarts int
+		want     []Answer
+	}{
+		{"restarts of long ago", 10, "a", 4, []Answer{Healthy, Healthy}},
+		{"a new main process of the same start", 11, "a", 4, []Answer{Healthy}},
+		{"by hand", 12, "b", 4, []Answer{Unhealthy, Healthy, Healthy}},
+		{"by itself", 13, "c", 5, []Answer{Unhealthy, Unhealthy, Unhealthy, Unhealthy}},
+	} {
+		now.MainPID, now.InvocationID, now.NRestarts = s.pid, s.id, s.restarts
+		for i, want := range s.want {
+			if got := p.Check(t.Context()); got.Answer != want {
+				t.Errorf("%s, look %d: got %v, want %v", s.what, i+1, got, want)
+			}
+		}
+	}
+}
+
+type kinded struct{ error }
+
+func (kinded) Kind() string    { return "systemd-unreachable" }
+func (k kinded) Unwrap() error { return k.error }
+
+func TestOnlyTheAppsOwnFailuresCountAgainstIt(t *testing.T) {
+	refused := &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
+	for _, c := range []struct {
+		err  error
+		want Answer
+	}{
+		{refused, Unhealthy}, {io.EOF, Unhealthy}, {context.DeadlineExceeded, Unhealthy}, {syscall.ECONNRESET, Unhealthy},
+		{&net.DNSError{Err: "no such host", Name: "x"}, CannotTell}, {context.Canceled, CannotTell},
+		{&net.OpError{Op: "dial", Err: os.NewSyscallError("socket", syscall.EMFILE)}, CannotTell},
+		{&net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.EADDRNOTAVAIL)}, CannotTell},
+	} {
+		if got := blame(c.err); got.Answer != c.want || got.Detail == "" {
+			t.Errorf("%v: got %v, want %v", c.err, got, c.want)
+		}
+	}
+	for err, want := range map[error]Answer{context.DeadlineExceeded: Unhealthy, kinded{context.DeadlineExceeded}: CannotTell} {
+		run := func(context.Context, []string) (int, string, error) { return 0, "", err }
+		if got := Exec(ExecSpec{Name: "e"}, run).Check(t.Context()); got.Answer != want {
+			t.Errorf("a runner that failed with %T: got %v, want %v", err, got, want)
+		}
+	}
+}
+
 // grpcServer answers every call with message and status over HTTP/2 without TLS.
 func grpcServer(t *testing.T, status string, message []byte, trailersOnly bool) (address string, asked *string) {
 	t.Helper()
@@ -205,8 +259,12 @@ func TestEveryProbeKeepsTheContract(t *testing.T) {
 		if took := time.Since(begin); took > 5*time.Second {
 			t.Errorf("%s: took %s to honour its timeout", p.Kind(), took)
 		}
-		if got.Answer != Unhealthy || got.Detail == "" || p.Name() != "p" {
-			t.Errorf("%s: got %v, want unhealthy with a reason", p.Kind(), got)
+		want := Unhealthy
+		if p.Kind() == "unit" {
+			want = CannotTell // the service manager owed the answer, not the app
+		}
+		if got.Answer != want || got.Detail == "" || p.Name() != "p" {
+			t.Errorf("%s: got %v, want %v with a reason", p.Kind(), got, want)
 		}
 		ended, cancel := context.WithCancel(t.Context())
 		cancel()

@@ -21,6 +21,8 @@ type counted struct {
 	timing     Timing
 	state      CheckState
 	good, bad  int
+	blind      int    // answers in a row that were CannotTell
+	known      Answer // the last answer that was not
 	everSpoken bool
 }
 
@@ -37,6 +39,10 @@ func newTally(w *Watch, now time.Time) *tally {
 // add counts one answer of probe i and reports whether anything a person sees has changed.
 func (t *tally) add(i int, r Result, now time.Time) (changed bool) {
 	c := t.probes[i]
+	c.blind++
+	if r.Answer != CannotTell {
+		c.blind, c.known = 0, r.Answer
+	}
 	switch r.Answer {
 	case Healthy:
 		c.good, c.bad, c.everSpoken = c.good+1, 0, true
@@ -48,6 +54,8 @@ func (t *tally) add(i int, r Result, now time.Time) (changed bool) {
 	}
 	next := c.state.Answer
 	switch {
+	case c.blind >= c.timing.FailureThreshold:
+		c.good, next = 0, CannotTell
 	case c.good >= c.timing.SuccessThreshold:
 		next = Healthy
 	case c.bad >= c.timing.FailureThreshold:
@@ -64,8 +72,8 @@ func (t *tally) add(i int, r Result, now time.Time) (changed bool) {
 	return changed
 }
 
-// streak keeps the time since which every probe is healthy. A probe that cannot tell interrupts it only if it was not
-// healthy before: silence of the checker breaks no streak.
+// streak keeps the time since which every probe is healthy. A probe that cannot tell interrupts it when it was not healthy
+// before, or was silent for its failure threshold: a checker that has gone blind must not win the trial.
 func (t *tally) streak(now time.Time) {
 	for _, c := range t.probes {
 		if c.state.Answer != Healthy {
@@ -99,20 +107,38 @@ func (t *tally) verdict(now time.Time) (Verdict, bool) {
 			return Verdict{Answer: Unhealthy, Reason: fmt.Sprintf("check %s is unhealthy: %s", c.state.Name, c.state.Detail)}, true
 		}
 	}
-	if !t.healthyAt.IsZero() && now.Sub(t.healthyAt) >= t.minHealthy {
+	if !t.healthyAt.IsZero() && t.sighted() && now.Sub(t.healthyAt) >= t.minHealthy {
 		return Verdict{Answer: Healthy, Reason: fmt.Sprintf("healthy for %s", t.minHealthy)}, true
 	}
 	if now.Before(t.deadline) {
 		return Verdict{}, false
 	}
-	spoken := len(t.probes) == 0
-	for _, c := range t.probes {
-		spoken = spoken || c.everSpoken
-	}
-	if !spoken {
-		return Verdict{Answer: CannotTell, Reason: "no check could be made before the deadline: " + t.missing()}, true
+	if t.onlyBlind() {
+		return Verdict{Answer: CannotTell, Reason: "it could not be checked until the deadline: " + t.missing()}, true
 	}
 	return Verdict{Answer: Unhealthy, Reason: fmt.Sprintf("not healthy for %s within %s: %s", t.minHealthy, t.length, t.missing())}, true
+}
+
+// sighted reports that the newest answer of every probe is one: a win needs that.
+func (t *tally) sighted() bool {
+	for _, c := range t.probes {
+		if c.blind > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// onlyBlind reports that nothing but silence of the checker stands against the app.
+func (t *tally) onlyBlind() bool {
+	blind := false
+	for _, c := range t.probes {
+		if c.known == Unhealthy {
+			return false
+		}
+		blind = blind || c.known == CannotTell || c.blind > 0
+	}
+	return blind
 }
 
 func (t *tally) missing() string {
@@ -131,7 +157,7 @@ func (t *tally) missing() string {
 // next is when the verdict may change without another answer.
 func (t *tally) next(now time.Time) time.Duration {
 	at := t.deadline
-	if !t.healthyAt.IsZero() && t.healthyAt.Add(t.minHealthy).Before(at) {
+	if !t.healthyAt.IsZero() && t.sighted() && t.healthyAt.Add(t.minHealthy).Before(at) {
 		at = t.healthyAt.Add(t.minHealthy)
 	}
 	return max(0, at.Sub(now))

@@ -85,17 +85,17 @@ func ask(ctx context.Context, i int, p Probe, timing Timing, answers chan<- answ
 	}
 }
 
-// Once asks a probe one time, within its timeout. An app that does not answer in time is unhealthy.
+// Once asks a probe one time, within its timeout.
 func Once(ctx context.Context, p Probe, timing Timing) Result {
 	timing = timing.complete()
 	bounded, cancel := context.WithTimeout(ctx, timing.Timeout)
 	defer cancel()
 	r := p.Check(bounded)
-	if bounded.Err() != nil && ctx.Err() == nil && r.Answer != Healthy {
-		return Result{Answer: Unhealthy, Detail: "no answer within " + timing.Timeout.String()}
-	}
-	if ctx.Err() != nil {
+	switch {
+	case ctx.Err() != nil:
 		return Result{Answer: CannotTell, Detail: "interrupted"}
+	case bounded.Err() != nil && r.Answer != Healthy:
+		r.Detail = "no answer within " + timing.Timeout.String()
 	}
 	return r
 }

@@ -116,7 +116,7 @@ func (hanging) Name() string { return "hanging" }
 func (hanging) Kind() string { return "script" }
 func (hanging) Check(ctx context.Context) Result {
 	<-ctx.Done()
-	return Result{CannotTell, "gave up"}
+	return Result{Unhealthy, "gave up"}
 }
 
 func TestACheckerThatCannotTellNeitherWinsNorLosesBeforeTheDeadline(t *testing.T) {
@@ -206,6 +206,57 @@ func TestABaselineForgivesOneBadAnswer(t *testing.T) {
 		})
 		if got := Baseline(t.Context(), []Timed{{once, second}}); got.Answer != Healthy {
 			t.Fatalf("got %v", got)
+		}
+	})
+}
+
+func TestACheckerThatGoesBlindDoesNotWinTheTrial(t *testing.T) {
+	for name, blindFrom := range map[string]time.Duration{"after one answer": time.Second, "just before the end": 9 * time.Second} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				blind := newScript("unit", func(at time.Duration) Result {
+					if at < blindFrom {
+						return Result{Healthy, "active"}
+					}
+					return Result{CannotTell, "no bus"}
+				})
+				w := &Watch{Probes: []Timed{{blind, second}}, MinHealthy: 10 * time.Second, Deadline: time.Minute, Length: time.Minute}
+				v, took := runWatch(t, w)
+				if v.Answer != CannotTell || took != time.Minute || !strings.Contains(v.Reason, "no bus") {
+					t.Fatalf("got %v after %s, want cannot-tell at the deadline", v, took)
+				}
+			})
+		})
+	}
+}
+
+func TestABlinkOfTheCheckerBreaksNoStreak(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		blink := newScript("unit", func(at time.Duration) Result {
+			if at == 4*time.Second || at == 5*time.Second {
+				return Result{CannotTell, "no bus"}
+			}
+			return Result{Healthy, "active"}
+		})
+		w := &Watch{Probes: []Timed{{blink, second}}, MinHealthy: 10 * time.Second, Deadline: time.Minute, Length: time.Minute}
+		if v, took := runWatch(t, w); v.Answer != Healthy || took != 10*time.Second {
+			t.Fatalf("got %v after %s, want healthy after 10s", v, took)
+		}
+	})
+}
+
+func TestAnAppThatFailedLastIsToBlameAtTheDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mixed := newScript("web", func(at time.Duration) Result {
+			if int(at/time.Second)%2 == 0 {
+				return Result{Unhealthy, "503"}
+			}
+			return Result{CannotTell, "no bus"}
+		})
+		timing := Timing{Interval: time.Second, Timeout: time.Second, FailureThreshold: 100}
+		w := &Watch{Probes: []Timed{{mixed, timing}}, MinHealthy: time.Second, Deadline: 9 * time.Second, Length: 9 * time.Second}
+		if v, _ := runWatch(t, w); v.Answer != Unhealthy {
+			t.Fatalf("got %v, want unhealthy", v)
 		}
 	})
 }
