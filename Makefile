@@ -8,7 +8,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 # The longest test package boots real hosts.
 TIMEOUT ?= 60m
 
-.PHONY: build demo test lab lint bench package fuzz clean
+.PHONY: build demo test tools lab lint bench package fuzz clean
 
 build: ## programs into bin/
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
@@ -16,9 +16,22 @@ build: ## programs into bin/
 demo: ## the main job, end to end, without root or systemd
 	$(GO) run ./integration/demo
 
-test: lint ## everything; real hosts too when root
-	CGO_ENABLED=1 $(GO) test -race -timeout $(TIMEOUT) $$($(GO) list ./... | grep -v /integration$$)
+test: tools lint ## everything; real hosts too when root
+	$(RACE_ENV) $(GO) test $(RACE) -timeout $(TIMEOUT) $$($(GO) list ./... | grep -v /integration$$)
 	$(GO) test -timeout $(TIMEOUT) ./integration
+
+# What the tests call besides Go; integration/lab installs what its hosts need. Only root on Debian can be helped.
+TOOLS := gcc strace zstd mkfs.ext4
+tools:
+	@missing=; for t in $(TOOLS); do PATH=$$PATH:/usr/sbin:/sbin command -v $$t >/dev/null || missing="$$missing $$t"; done; \
+	[ -z "$$missing" ] && exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends gcc libc6-dev strace zstd e2fsprogs >/dev/null; \
+	else echo "not found and not installed (that takes root on Debian):$$missing; the tests that need them say so"; fi
+
+# The race detector needs a C compiler.
+RACE = $(shell command -v gcc >/dev/null 2>&1 && echo -race)
+RACE_ENV = $(if $(RACE),CGO_ENABLED=1)
 
 lint: ## gofmt, go vet, staticcheck
 	@out=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "not gofmt'ed: $$out"; exit 1; fi
