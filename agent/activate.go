@@ -302,9 +302,16 @@ func (m *Machine) failedEntry(ctx context.Context, tx *state.Tx, cause error) er
 	return m.beginRevert(tx, a.Fallback, why, sentence("the activation failed: %v", cause))
 }
 
-// abort ends an attempt that never touched the app.
+// abort ends an attempt that never touched the app. Guard and marker go first: afterwards nobody would know of them, and as
+// long as `current` is the old release they stand for nothing. A guard that cannot be disarmed finds its attempt ended.
 func (m *Machine) abort(ctx context.Context, tx *state.Tx, reason string) error {
 	a := tx.State.Attempt
+	if err := m.Guards.Disarm(ctx, m.app, a.ID); err != nil {
+		m.Log.Warn("the guard of an attempt that was given up could not be disarmed", "app", m.app, "error", err)
+	}
+	if err := tx.Unmark(); err != nil {
+		return err
+	}
 	o := state.Outcome{At: m.Clock.Now().UTC(), Attempt: a.ID, Result: "aborted", From: a.From, To: a.From, Tried: a.To, Sequence: a.Sequence, Cause: state.CauseInterrupted, Reason: reason}
 	tx.State.Record(o)
 	tx.State.Attempt = nil
@@ -316,7 +323,7 @@ func (m *Machine) abort(ctx context.Context, tx *state.Tx, reason string) error 
 		return err
 	}
 	_ = m.reportEnd(tx.State, o, sentence("the activation of %s %s was given up before the swap: %s", m.app, a.To.Version(), reason))
-	return errors.Join(tx.Unmark(), m.Guards.Disarm(ctx, m.app, a.ID))
+	return nil
 }
 
 // install writes a rendered set into the unit directory and reloads the manager if it has not read what is there: after a

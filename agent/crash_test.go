@@ -329,6 +329,36 @@ func TestPowerCutAtEveryFailpointKeepsThePromises(t *testing.T) {
 	})
 }
 
+// TestKillDuringARecoveryKeepsThePromises kills a second time, at every durable step of what the restart after the first kill
+// does first.
+func TestKillDuringARecoveryKeepsThePromises(t *testing.T) {
+	const stepsOfARecovery = 18
+	for name, first := range map[string]string{
+		"before the swap": "agent.activate.guard-armed=kill,hit=2",
+		"after the swap":  "agent.activate.swapped=kill,hit=2",
+		"committed":       "agent.commit.saved=kill,hit=2",
+		"reverting":       "agent.revert.saved=kill,hit=1",
+	} {
+		t.Run(strings.ReplaceAll(name, " ", "-"), func(t *testing.T) {
+			h, trace := host{t.TempDir(), t.TempDir()}, filepath.Join(t.TempDir(), "trace")
+			h.crash(t, first)
+			if out, err := h.live("SLIPWAY_FAILPOINT_TRACE=" + trace); err != nil {
+				t.Fatalf("%v: %s", err, tail(out))
+			}
+			data, err := os.ReadFile(trace)
+			must(t, err)
+			rows := steps(strings.Fields(string(data))[:stepsOfARecovery])
+			t.Logf("crash table: %d double kills", len(rows))
+			inTurns(t, rows, func(t *testing.T, row string) {
+				h := host{t.TempDir(), t.TempDir()}
+				h.crash(t, first)
+				h.crash(t, fmt.Sprintf(row, "kill"))
+				h.finish(t)
+			})
+		})
+	}
+}
+
 // disk is a small ext4 in a file, made once and copied.
 type disk struct {
 	t            *testing.T
