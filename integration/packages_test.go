@@ -19,6 +19,14 @@ const (
 	shippedUnits              = "slipway-boot.service slipwayd.socket slipwayd-ro.socket slipwayd.service"
 )
 
+// takeSlot makes a test parallel to the stories, within their number of hosts at a time.
+func takeSlot(t *testing.T) {
+	t.Helper()
+	t.Parallel()
+	stageSlots <- struct{}{}
+	t.Cleanup(func() { <-stageSlots })
+}
+
 // slipwaydVersion asks the running daemon's own binary, so that a daemon that was not restarted shows.
 func slipwaydVersion(t *testing.T, h *lab.Host) string {
 	t.Helper()
@@ -111,8 +119,9 @@ func waitActive(t *testing.T, h *lab.Host, unit string) {
 }
 
 func TestTheDebInstallsUpgradesAndNeverTouchesARunningApp(t *testing.T) {
-	first, next := lab.Packages(t, firstVersion, ""), lab.Packages(t, nextVersion, "")
+	takeSlot(t)
 	l := lab.New(t)
+	first, next := lab.Packages(t, firstVersion, ""), lab.Packages(t, nextVersion, "")
 	h := l.Host(t, "web1", lab.HostOptions{})
 	installDeb(t, h, first.Deb)
 	wantState(t, h, "is-enabled", "enabled")
@@ -155,8 +164,9 @@ func TestTheDebInstallsUpgradesAndNeverTouchesARunningApp(t *testing.T) {
 }
 
 func TestTheDebIsRemovedPurgedAndReinstalledAroundALivingApp(t *testing.T) {
-	set := lab.Packages(t, firstVersion, "")
+	takeSlot(t)
 	l := lab.New(t)
+	set := lab.Packages(t, firstVersion, "")
 	h := l.Host(t, "web1", lab.HostOptions{})
 	installDeb(t, h, set.Deb)
 	configure(t, l, h)
@@ -208,8 +218,9 @@ func TestTheDebIsRemovedPurgedAndReinstalledAroundALivingApp(t *testing.T) {
 }
 
 func TestTheRPMInstallsUpgradesAndErases(t *testing.T) {
-	first, next := lab.Packages(t, firstVersion, ""), lab.Packages(t, nextVersion, "")
+	takeSlot(t)
 	l := lab.New(t)
+	first, next := lab.Packages(t, firstVersion, ""), lab.Packages(t, nextVersion, "")
 	h := l.Host(t, "web1", lab.HostOptions{})
 	install := func(rpm string, upgrade bool) {
 		t.Helper()
@@ -257,6 +268,7 @@ func TestTheRPMInstallsUpgradesAndErases(t *testing.T) {
 }
 
 func TestTheSameCommitBuildsTheSameBytesElsewhere(t *testing.T) {
+	takeSlot(t)
 	epoch := "SOURCE_DATE_EPOCH=1700000000"
 	root, err := filepath.Abs("..")
 	if err != nil {
@@ -315,6 +327,7 @@ func copyTree(t *testing.T, root string) string {
 }
 
 func TestLintianAndRpmlintAcceptThePackages(t *testing.T) {
+	takeSlot(t)
 	if os.Geteuid() != 0 {
 		t.Skipf("SKIPPED, needs root: %s installs lintian and rpmlint when they are missing", t.Name())
 	}
@@ -346,8 +359,9 @@ func lintClean(out string) bool {
 }
 
 func TestRemovalIsRefusedWhileTrialsCannotBeSettled(t *testing.T) {
-	set := lab.Packages(t, firstVersion, "")
+	takeSlot(t)
 	l := lab.New(t)
+	set := lab.Packages(t, firstVersion, "")
 	h := l.Host(t, "web1", lab.HostOptions{})
 	installDeb(t, h, set.Deb)
 	configure(t, l, h)

@@ -36,11 +36,11 @@ build() { # PROGRAM GOARCH FILE
 
 document() { # PROGRAM: manual pages and completions, by running it; defaults from the environment must not get in
 	mkdir -p "$work/man"
-	env -i SOURCE_DATE_EPOCH="$SOURCE_DATE_EPOCH" "$work/native/$1" man "$work/man/$1"
+	env -i SOURCE_DATE_EPOCH="$SOURCE_DATE_EPOCH" "$work/$host/$1" man "$work/man/$1"
 	gzip -9n "$work/man/$1"/*
 	mkdir -p "$work/completions"
 	for shell in bash zsh fish; do
-		env -i "$work/native/$1" completion $shell >"$work/completions/$1.$shell"
+		env -i "$work/$host/$1" completion $shell >"$work/completions/$1.$shell"
 	done
 }
 
@@ -54,8 +54,13 @@ changelog() { # PACKAGE: Debian's changelog has one entry; the project's own lie
 }
 
 MAINTAINER=slipway-deploy@users.noreply.github.com
+host=$(go env GOHOSTARCH)
+for arch in $(printf '%s\n' $host $ARCHES | sort -u); do
+	for program in slipwayd slipway slipway-repo; do
+		build $program "$arch" "$work/$arch/$program"
+	done
+done
 for program in slipway slipway-repo; do
-	build $program "$(go env GOHOSTARCH)" "$work/native/$program"
 	document $program
 	changelog $program
 done
@@ -85,9 +90,6 @@ package() { # CONFIG PROGRAM: nfpm fills in variables in a few fields only, so a
 }
 
 for arch in $ARCHES; do
-	for program in slipwayd slipway slipway-repo; do
-		build $program "$arch" "$work/$arch/$program"
-	done
 	package nfpm.yaml slipway
 	package packaging/nfpm-publisher.yaml slipway-repo
 done
