@@ -285,7 +285,7 @@ func (c *Control) retry(u *runtimeUnit, failed bool) {
 	c.running.Go(func() {
 		defer cancel()
 		select {
-		case <-time.After(u.spec.restartSec):
+		case <-time.After(u.spec.restartDelay):
 		case <-ctx.Done():
 			return
 		}

@@ -25,18 +25,18 @@ type spec struct {
 	path    string
 	content []byte // file and drop-ins, to notice edits
 
-	typ, restart, killMode            string
-	pre, start, reload, stop          []command
-	env, envFiles                     []string
-	dir, user, group                  string
-	stateDirs, runtimeDirs            []string
-	restartSec, startTimeout, stopFor time.Duration
-	limitInterval                     time.Duration
-	limitBurst                        int
-	killSignal                        syscall.Signal
-	remain                            bool
-	loadCreds, setCreds               []string
-	requires, sockets                 []string
+	typ, restart, killMode              string
+	pre, start, reload, stop            []command
+	env, envFiles                       []string
+	dir, user, group                    string
+	stateDirs, runtimeDirs              []string
+	restartDelay, startTimeout, stopFor time.Duration
+	limitInterval                       time.Duration
+	limitBurst                          int
+	killSignal                          syscall.Signal
+	remain                              bool
+	loadCreds, setCreds                 []string
+	requires, sockets                   []string
 
 	listen     []string
 	fdName     string
@@ -87,7 +87,7 @@ func readUnit(dir, name string) (*spec, error) {
 func newSpec(path string) *spec {
 	return &spec{
 		path: path, typ: "simple", restart: "no", killMode: "control-group", killSignal: syscall.SIGTERM,
-		restartSec: 100 * time.Millisecond, startTimeout: 90 * time.Second, stopFor: 90 * time.Second,
+		restartDelay: 100 * time.Millisecond, startTimeout: 90 * time.Second, stopFor: 90 * time.Second,
 		limitInterval: 10 * time.Second, limitBurst: 5, socketMode: 0o666,
 	}
 }
@@ -149,7 +149,7 @@ func (s *spec) setService(name, value string) error {
 	texts := map[string]*string{
 		"Type": &s.typ, "Restart": &s.restart, "KillMode": &s.killMode, "WorkingDirectory": &s.dir, "User": &s.user, "Group": &s.group,
 	}
-	spans := map[string]*time.Duration{"RestartSec": &s.restartSec, "TimeoutStartSec": &s.startTimeout, "TimeoutStopSec": &s.stopFor}
+	spans := map[string]*time.Duration{"RestartSec": &s.restartDelay, "TimeoutStartSec": &s.startTimeout, "TimeoutStopSec": &s.stopFor}
 	commands := map[string]*[]command{"ExecStartPre": &s.pre, "ExecStart": &s.start, "ExecReload": &s.reload, "ExecStop": &s.stop}
 	lists := map[string]*[]string{"EnvironmentFile": &s.envFiles, "LoadCredential": &s.loadCreds, "SetCredential": &s.setCreds}
 	words := map[string]*[]string{
