@@ -43,9 +43,12 @@ func newStage(t *testing.T) *stage {
 		stageSlots <- struct{}{}
 		t.Cleanup(func() { <-stageSlots })
 	}
+	began := time.Now()
+	template := repositoryTemplate(t)
+	made := time.Now()
 	l := lab.New(t)
 	s := &stage{t: t, lab: l, dir: t.TempDir()}
-	template := repositoryTemplate(t)
+	t.Logf("stage: repository after %s, lab after another %s", made.Sub(began).Round(10*time.Millisecond), time.Since(made).Round(10*time.Millisecond))
 	s.keys, s.repo = filepath.Join(template, "keys"), filepath.Join(s.dir, "repo")
 	if err := os.CopyFS(s.repo, os.DirFS(filepath.Join(template, "repo"))); err != nil {
 		t.Fatal(err)
@@ -208,6 +211,8 @@ type fleetHost struct {
 	*lab.Host
 	t testing.TB
 	s *stage
+	// gone is set by stories that end without the package.
+	gone bool
 }
 
 // hostSpec says what is special about a story's host; the zero value is a production host without apps.
@@ -219,26 +224,55 @@ type hostSpec struct {
 	tags string
 	// toml is added to the host's configuration.
 	toml string
+	// rpm installs the rpm instead of the deb.
+	rpm bool
 }
 
 // storyVersion is the version of the packages that stories install.
 const storyVersion = "0.1.0~story1"
 
+// packages are the built ones, or those in the directory SLIPWAY_TEST_PACKAGES names: then stories judge exactly these files.
+func packages(t testing.TB, version, tags string) lab.PackageSet {
+	t.Helper()
+	if dir := os.Getenv("SLIPWAY_TEST_PACKAGES"); dir != "" && tags == "" {
+		set, err := lab.FindPackages(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return set
+	}
+	return lab.Packages(t, version, tags)
+}
+
 // host boots a host, installs the deb with dpkg and initialises it the way the README tells a person to.
 func (s *stage) host(name string, o hostSpec) *fleetHost {
 	s.t.Helper()
-	set := lab.Packages(s.t, storyVersion, o.tags)
+	began := time.Now()
+	set := packages(s.t, storyVersion, o.tags)
+	built := time.Now()
 	h := &fleetHost{Host: s.lab.Host(s.t, name, o.lab), t: s.t, s: s}
-	if _, err := h.InstallDeb(s.t.Context(), set.Deb); err != nil {
-		s.t.Fatal(err)
-	}
+	h.install(set, o.rpm)
 	h.configure(o)
+	s.t.Logf("host %s: packages after %s, up and configured after another %s", name, built.Sub(began).Round(10*time.Millisecond), time.Since(built).Round(10*time.Millisecond))
 	s.t.Cleanup(func() {
-		if h.On() && !s.t.Failed() {
+		if h.On() && !h.gone && !s.t.Failed() {
 			h.soundBoot()
 		}
 	})
 	return h
+}
+
+func (h *fleetHost) install(set lab.PackageSet, rpm bool) {
+	h.t.Helper()
+	var err error
+	if rpm {
+		_, err = h.InstallRPM(h.t.Context(), set.RPM, false)
+	} else {
+		_, err = h.InstallDeb(h.t.Context(), set.Deb)
+	}
+	if err != nil {
+		h.t.Fatal(err)
+	}
 }
 
 func (h *fleetHost) configure(o hostSpec) {
@@ -253,7 +287,7 @@ func (h *fleetHost) configure(o hostSpec) {
 	for _, app := range o.apps {
 		h.Run(h.t, "slipway", "add", app)
 	}
-	h.Run(h.t, "systemctl", "restart", "slipwayd")
+	h.Run(h.t, "systemctl", "restart", "slipwayd.socket", "slipwayd-ro.socket", "slipwayd.service")
 	h.WaitFor(h.t, 15*time.Second, "slipwayd knows its apps", func(ctx context.Context) error {
 		st, err := h.status(ctx)
 		if err != nil {
@@ -415,6 +449,17 @@ func (h *fleetHost) get(ctx context.Context, port int, path string) (string, err
 		err = fmt.Errorf("%s answers %s: %s", path, resp.Status, body)
 	}
 	return string(body), err
+}
+
+// currentIs is a condition: the link names a release of the version, whatever the daemon knows.
+func (h *fleetHost) currentIs(app, version string) func(context.Context) error {
+	return func(ctx context.Context) error {
+		r, err := h.Exec(ctx, "readlink", "/opt/slipway/"+app+"/current")
+		if err == nil && !strings.HasPrefix(r.Stdout, "releases/"+version+"-") {
+			err = fmt.Errorf("`current` names %q", strings.TrimSpace(r.Stdout))
+		}
+		return err
+	}
 }
 
 // mainPID is the main process of a unit; "0" if it has none.
