@@ -205,6 +205,9 @@ func (h host) checkPromises(t *testing.T) {
 			t.Errorf("%s runs in phase %s and its fallback %s is not whole: %v %v", a.To, st.Phase, a.Fallback, err, diffs)
 		}
 	}
+	if a := st.Attempt; a != nil && w.current() == a.To && (st.Phase == state.Activating || st.Phase == state.Trial) && w.fallback() != a.Fallback {
+		t.Errorf("%s is on trial and the fallback link names %q, not %s", a.To, w.fallback(), a.Fallback)
+	}
 	if a := st.Attempt; a != nil && w.current() == a.To && st.Phase == state.Activating && w.state.Marker(billing) == nil {
 		t.Errorf("%s is current, untried and not marked", a.To)
 	}
