@@ -89,3 +89,15 @@ func TestNothingIsActivatedWithoutTheReserveForState(t *testing.T) {
 		w.until("there is room again", w.rests(v11()))
 	})
 }
+
+func TestAServiceManagerThatFindsNoRoomForTheFallbackIsLentTheReserve(t *testing.T) {
+	smallHost(t, "16m", func(w *world) {
+		w.temper(v11(), temper{DiesAfter: 10 * time.Second})
+		w.inTrial()
+		fill(t, w.dir)
+		w.sup.set(func(s *supervisor) { s.tmp = w.dir })
+		w.until("it is reverted", w.ended("reverted"))
+		w.settledOn(v10())
+		w.mustTell("could not be started for want of resources")
+	})
+}

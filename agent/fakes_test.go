@@ -123,6 +123,7 @@ type unitRun struct {
 	Active    bool      `json:"active"`
 	Limited   bool      `json:"limited"`
 	PID       int       `json:"pid"`
+	Failed    string    `json:"failed,omitempty"` // systemd's word for why it failed, if not its exit status
 	StartedAt time.Time `json:"started_at"`
 }
 
@@ -141,6 +142,8 @@ type supervisor struct {
 	tempers map[string]temper
 	// failing makes every call fail as an unreachable manager would; armFails only the guards.
 	unreachable, armFails bool
+	// tmp, if set, is where the manager makes a private directory for every service that it starts.
+	tmp string
 	// onJob, if set, runs before a job, without the lock.
 	onJob func(verb, unit string)
 	log   []string
@@ -285,6 +288,12 @@ func (s *supervisor) run(unit string) error {
 	if id == "" {
 		return fmt.Errorf("job for %s: no such program", unit)
 	}
+	if s.tmp != "" {
+		if err := os.WriteFile(filepath.Join(s.tmp, unit+".tmp"), make([]byte, 1<<20), 0o600); err != nil {
+			s.Units[unit] = &unitRun{Release: id, Failed: "resources"}
+			return fmt.Errorf("job for %s: %w", unit, err)
+		}
+	}
 	s.PID++
 	s.Starts = append(s.Starts, id)
 	s.Units[unit] = &unitRun{Release: id, Active: true, PID: s.PID, StartedAt: time.Now()}
@@ -331,6 +340,8 @@ func (s *supervisor) Unit(_ context.Context, unit string) (health.UnitStatus, er
 	t, age := s.tempers[appOf(unit)+" "+version], time.Since(u.StartedAt)
 	st := health.UnitStatus{Load: "loaded", Active: "active", Sub: "running", MainPID: u.PID, InvocationID: fmt.Sprint("i", u.PID)}
 	switch {
+	case u.Failed != "":
+		return health.UnitStatus{Load: "loaded", Active: "failed", Sub: "failed", Result: u.Failed}, nil
 	case !u.Active, t.DiesAfter > 0 && age >= t.DiesAfter:
 		u.Limited = true
 		return health.UnitStatus{Load: "loaded", Active: "failed", Sub: "failed", Result: "exit-code", ExecStatus: 1}, nil

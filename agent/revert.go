@@ -68,7 +68,7 @@ func (m *Machine) goBack(ctx context.Context) error {
 			return err
 		}
 		if set != nil {
-			err = m.restartWithin(ctx, fallbackDeadline, a.Fallback, set)
+			err = m.startFallback(ctx, a, set)
 		}
 		if kindOf(err) == managerSilent {
 			return err
@@ -85,6 +85,29 @@ func (m *Machine) goBack(ctx context.Context) error {
 		}
 		return errors.Join(m.Guards.Disarm(ctx, m.app, a.ID), tx.Unmark())
 	})
+}
+
+// startFallback starts what was gone back to. On a full disk the service manager itself lacks the block that a private /tmp
+// takes, so it is lent the reserve.
+func (m *Machine) startFallback(ctx context.Context, a *state.Attempt, set *units.Set) error {
+	err := m.restartWithin(ctx, fallbackDeadline, a.Fallback, set)
+	if err == nil || !m.lackedResources(ctx, set) {
+		return err
+	}
+	m.damage(sentence("the fallback of %s could not be started for want of resources (%v); it is started again with the disk space kept in reserve", m.app, err))
+	return m.State.LendReserve(func() error { return m.restartWithin(ctx, fallbackDeadline, a.Fallback, set) })
+}
+
+func (m *Machine) lackedResources(ctx context.Context, set *units.Set) bool {
+	for _, unit := range set.Names() {
+		if units.IsTemplate(unit) {
+			continue
+		}
+		if st, err := m.Manager.Unit(ctx, unit); err == nil && st.Active == "failed" && st.Result == "resources" {
+			return true
+		}
+	}
+	return false
 }
 
 // restoreLinks is the part of a revert that the boot guardian shares: links and unit files. It returns the units to start,

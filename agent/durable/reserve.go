@@ -117,6 +117,16 @@ func (r *Reserve) Use(f func() error) error {
 	return err
 }
 
+// Release gives the blocks back to the filesystem, for what somebody else must write there; Ensure makes the reserve whole again.
+func (r *Reserve) Release() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.Path == "" {
+		return nil
+	}
+	return r.free()
+}
+
 // free syncs because ext4 hands freed blocks out only after its journal has committed.
 func (r *Reserve) free() error {
 	if err := fpReserveFree.Hit(); err != nil {

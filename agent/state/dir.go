@@ -249,6 +249,17 @@ func (d *Dir) write(path string, data []byte) error {
 // space on the state's filesystem go through it.
 func (d *Dir) UseReserve(f func() error) error { return d.reserve.Use(f) }
 
+// LendReserve runs f while the reserve is given up, so that others find some room on a full disk, and then makes it again from
+// what is left. f may take long: other saves go on meanwhile.
+func (d *Dir) LendReserve(f func() error) error {
+	if err := d.reserve.Release(); err != nil {
+		return err
+	}
+	err := f()
+	_ = d.reserve.Ensure() // the next activation asks again, and says so
+	return err
+}
+
 // Marker says that an untried release may be current. It repeats what a revert needs, for the case that state.json is
 // damaged.
 type Marker struct {
