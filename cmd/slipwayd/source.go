@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime/debug"
 	"sync"
+	"time"
 
 	"github.com/slipway-deploy/slipway/agent"
 	"github.com/slipway-deploy/slipway/agent/release"
@@ -15,8 +17,23 @@ import (
 // source is the agent's one way to the network: signed documents through the TUF client, payloads through it into the safe
 // unpacker.
 type source struct {
-	mu sync.Mutex
-	c  *client.Client
+	mu    sync.Mutex
+	c     *client.Client
+	quiet *time.Timer
+}
+
+// quietAfter is how long after the last large work its memory goes back to the system. The runtime would keep it for minutes,
+// and on most hosts the next release is days away.
+const quietAfter = 10 * time.Second
+
+func (s *source) busy() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.quiet == nil {
+		s.quiet = time.AfterFunc(quietAfter, debug.FreeOSMemory)
+		return
+	}
+	s.quiet.Reset(quietAfter)
 }
 
 func (s *source) client() (*client.Client, error) {
@@ -42,6 +59,9 @@ func (s *source) Refresh(ctx context.Context) (agent.Metadata, error) {
 	}
 	t, err := c.Refresh(ctx)
 	if err == nil {
+		if t.Changed {
+			s.busy()
+		}
 		return metadata(t), nil
 	}
 	if known, kerr := c.Trusted(); kerr == nil {
@@ -104,6 +124,7 @@ func (s *source) Stage(ctx context.Context, a release.Artifact, dir string, prog
 	if err != nil {
 		return nil, err
 	}
+	defer s.busy()
 	raw, m, err := fetchManifest(ctx, c, a)
 	if err != nil {
 		return nil, err

@@ -129,3 +129,17 @@ func (h *host) memory(line string) float64 {
 	}
 	return 0
 }
+
+// cpu is the processor time the daemon has used so far.
+func (h *host) cpu() time.Duration {
+	h.b.Helper()
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", h.daemon.Process.Pid))
+	check(h.b, err)
+	fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
+	const tick = 10 * time.Millisecond // USER_HZ is 100 on every Linux that Go knows
+	user, err := strconv.Atoi(fields[11])
+	check(h.b, err)
+	system, err := strconv.Atoi(fields[12])
+	check(h.b, err)
+	return time.Duration(user+system) * tick
+}

@@ -38,8 +38,9 @@ func (in *input) prepare(b *testing.B, w *world) string {
 
 // round is one staging by each peer, in an order that changes from round to round.
 type round struct {
-	own, shell, cp time.Duration
-	peak, after    float64
+	own, shell, cp   time.Duration
+	ownCPU, shellCPU time.Duration
+	peak             float64
 }
 
 func (in *input) round(b *testing.B, w *world, before func()) round {
@@ -50,10 +51,16 @@ func (in *input) round(b *testing.B, w *world, before func()) round {
 	var r round
 	peers := []func(dir string){
 		func(dir string) {
-			r.shell = timed(b, `set -o pipefail; curl -sSf "$1" | tee >(sha256sum >/dev/null) | zstd -dc | tar -x -C "$2"; sync -f "$2"`, url, dir)
+			r.shell, r.shellCPU = timed(b, `set -o pipefail; curl -sSf "$1" | tee >(sha256sum >/dev/null) | zstd -dc | tar -x -C "$2"; sync -f "$2"`, url, dir)
 		},
-		func(dir string) { r.own, r.peak, r.after = in.stage(b, w) },
-		func(dir string) { r.cp = timed(b, `cp -a "$1" "$2"; sync -f "$2"`, tree, filepath.Join(dir, "copy")) },
+		func(string) {
+			h, took := in.stage(b, w)
+			r.own, r.ownCPU, r.peak = took, h.cpu(), h.memory("VmHWM")
+			in.end(h)
+		},
+		func(dir string) {
+			r.cp, _ = timed(b, `cp -a "$1" "$2"; sync -f "$2"`, tree, filepath.Join(dir, "copy"))
+		},
 	}
 	w.rounds++
 	for i := range peers {
@@ -69,9 +76,8 @@ func (in *input) round(b *testing.B, w *world, before func()) round {
 	return r
 }
 
-// stage lets a new host stage the release and returns how long it took, and the daemon's peak memory and what it still holds a
-// little later.
-func (in *input) stage(b *testing.B, w *world) (took time.Duration, peak, after float64) {
+// stage lets a new host stage the release and returns how long that took. The daemon runs on.
+func (in *input) stage(b *testing.B, w *world) (*host, time.Duration) {
 	b.Helper()
 	h := w.newHost(b, in.app)
 	h.start(w)
@@ -80,14 +86,14 @@ func (in *input) stage(b *testing.B, w *world) (took time.Duration, peak, after 
 	if end.Cause != "state" {
 		h.fail("staging ended with %q", end.Message)
 	}
-	peak = h.memory("VmHWM")
-	time.Sleep(2 * time.Second)
-	after = h.memory("VmRSS")
+	return h, end.Time.Sub(begin.Time)
+}
+
+func (in *input) end(h *host) {
 	h.stop()
 	if !in.many {
-		check(b, os.RemoveAll(h.dir))
+		check(h.b, os.RemoveAll(h.dir))
 	}
-	return end.Time.Sub(begin.Time), peak, after
 }
 
 func (r round) report(b *testing.B) {
@@ -96,8 +102,8 @@ func (r round) report(b *testing.B) {
 	report(b, r.cp.Seconds(), "cp-s")
 	report(b, r.own.Seconds()/r.shell.Seconds(), "own/shell")
 	report(b, r.own.Seconds()/r.cp.Seconds(), "own/cp")
+	report(b, r.ownCPU.Seconds()/r.shellCPU.Seconds(), "own/shell-cpu")
 	report(b, r.peak, "peak-RSS-MB")
-	report(b, r.after, "RSS-2s-later-MB")
 }
 
 // BenchmarkStaging compares staging with the shell's pipeline and with a local copy.
