@@ -38,6 +38,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -163,7 +164,8 @@ func setting(env, file, builtin string) string {
 }
 
 func (h *harbor) serve(ctx context.Context, listener net.Listener, grace time.Duration) error {
-	server := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second}
+	var open connections
+	server := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ConnState: open.note}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	if h.now.Load().behaviour != "hang" {
@@ -187,10 +189,52 @@ func (h *harbor) serve(ctx context.Context, listener net.Listener, grace time.Du
 			notify("STOPPING=1")
 			deadline, cancel := context.WithTimeout(context.Background(), grace)
 			defer cancel()
+			listener.Close()
+			<-served
+			server.SetKeepAlivesEnabled(false)
+			open.wait(deadline)
 			if err := server.Shutdown(deadline); err != nil {
 				return fmt.Errorf("cannot finish running requests within %s: %w", grace, err)
 			}
 			return nil
+		}
+	}
+}
+
+// connections are those that a request is on, or may be on its way over: a client that was accepted expects an answer, and
+// Server.Shutdown alone drops a first request that it reads after it was called.
+type connections struct {
+	mu   sync.Mutex
+	open map[net.Conn]bool
+}
+
+func (c *connections) note(conn net.Conn, state http.ConnState) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if state == http.StateNew || state == http.StateActive {
+		if c.open == nil {
+			c.open = map[net.Conn]bool{}
+		}
+		c.open[conn] = true
+		return
+	}
+	delete(c.open, conn)
+}
+
+// wait returns when all of them are answered, or when ctx ends.
+func (c *connections) wait(ctx context.Context) {
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		c.mu.Lock()
+		n := len(c.open)
+		c.mu.Unlock()
+		if n == 0 {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
 		}
 	}
 }
