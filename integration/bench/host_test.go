@@ -23,8 +23,8 @@ type host struct {
 	log    bytes.Buffer
 }
 
-// newHost configures a host for one app, or for none. Nothing is started.
-func (w *world) newHost(b *testing.B, app string) *host {
+// newHost configures a host for one app, or for none, that asks for news when it starts and then every poll. Nothing is started.
+func (w *world) newHost(b *testing.B, app, poll string) *host {
 	b.Helper()
 	dir, err := os.MkdirTemp(w.dir, "host-")
 	check(b, err)
@@ -41,12 +41,12 @@ state = %q
 run = %q
 units = %q
 [poll]
-interval = "1s"
+interval = %q
 [space]
 reserve = "16MiB"
 [clock]
 unsafe_unsynchronised = true
-`, w.path("repo", "metadata", "1.root.json"), w.url, h.path("opt"), h.path("var"), h.path("run"), h.path("units"))))
+`, w.path("repo", "metadata", "1.root.json"), w.url, h.path("opt"), h.path("var"), h.path("run"), h.path("units"), poll)))
 	if app != "" {
 		check(b, writeFile(h.path("etc", "apps.d", app+".toml"), ""))
 	}

@@ -86,7 +86,7 @@ func measureRevert(b *testing.B, w *world, payload string) {
 		s := &service{app: fmt.Sprintf("harbor-%d", w.rounds), payload: payload, port: freePort(b)}
 		check(b, w.addApp(s.app))
 		s.publish(b, w, "1.0.0", "ok")
-		h := w.newHost(b, s.app)
+		h := w.newHost(b, s.app, "1s")
 		h.start(w)
 		h.await("1.0.0 is committed", func(e event) bool { return e.Fields["result"] == "committed" })
 		s.publish(b, w, "2.0.0", "unhealthy-after=1s")

@@ -27,7 +27,7 @@ func BenchmarkIdle(b *testing.B) {
 
 func neverBusy(b *testing.B, w *world) {
 	for b.Loop() {
-		h := w.newHost(b, "")
+		h := w.newHost(b, "", "1s")
 		h.start(w)
 		h.await("the first refresh", func(e event) bool { return e.Type == "refresh" })
 		time.Sleep(5 * time.Second)

@@ -79,7 +79,7 @@ func (in *input) round(b *testing.B, w *world, before func()) round {
 // stage lets a new host stage the release and returns how long that took. The daemon runs on.
 func (in *input) stage(b *testing.B, w *world) (*host, time.Duration) {
 	b.Helper()
-	h := w.newHost(b, in.app)
+	h := w.newHost(b, in.app, "5m")
 	h.start(w)
 	begin := h.await("staging begins", func(e event) bool { return e.Cause == "staging" })
 	end := h.await("the staged release waits", func(e event) bool { return e.Time.After(begin.Time) && e.Type == "wait" })
