@@ -53,7 +53,7 @@ func (m *Machine) activate(ctx context.Context, w *wish, set *units.Set, d rollo
 	// From here on nothing may end the step half done: only the guard bounds it.
 	ctx = context.WithoutCancel(ctx)
 	return 0, m.locked(ctx, func(tx *state.Tx) error {
-		if now := m.decide(tx.State, w); !now.Act || tx.State.Sequence != w.deployment.Sequence {
+		if !m.stillWanted(ctx, tx.State, w) {
 			return errSuperseded
 		}
 		if cur, err := m.current(); err != nil || cur != from {
@@ -65,6 +65,22 @@ func (m *Machine) activate(ctx context.Context, w *wish, set *units.Set, d rollo
 		}
 		return nil
 	})
+}
+
+// stillWanted asks once more, under the lock and with what is trusted at this moment, whether w may go. The documents are in
+// the client's memory by now; what cannot be read quickly is not wanted.
+func (m *Machine) stillWanted(ctx context.Context, st *state.App, w *wish) bool {
+	ctx, cancel := context.WithTimeout(ctx, commandPatience)
+	defer cancel()
+	now, err := m.read(ctx, st)
+	if err != nil || now.deployment.Sequence != w.deployment.Sequence || st.Sequence != w.deployment.Sequence || now.digest != w.digest {
+		return false
+	}
+	if now.meta, err = m.Source.Known(ctx); err != nil || m.cfg().Disabled {
+		return false
+	}
+	d := m.decide(st, now)
+	return d.Act && d.Verb == rollout.VerbActivate
 }
 
 // rehearse proves that the release a revert would go back to is there, complete, unchanged and can be put into the unit
@@ -335,8 +351,8 @@ func (m *Machine) install(ctx context.Context, set *units.Set, trial bool) error
 	}
 	for _, gone := range old {
 		if _, keep := set.Files[gone]; !keep {
-			if err := m.Manager.Job(ctx, "stop", gone); err != nil {
-				m.Log.Warn("a unit that the release no longer has did not stop", "unit", gone, "error", err)
+			if err := m.stop(ctx, gone); err != nil {
+				return err
 			}
 		}
 	}
@@ -353,10 +369,42 @@ func (m *Machine) install(ctx context.Context, set *units.Set, trial bool) error
 	return m.reload(ctx)
 }
 
+// stopPatience is how long a unit may take to stop by itself before its processes are killed.
+const stopPatience = 30 * time.Second
+
+// stop ends a unit for certain, whatever it says about how it wants to be stopped: a process that outlives its release would
+// run on unwatched once the unit file is gone.
+func (m *Machine) stop(ctx context.Context, unit string) error {
+	if units.IsTemplate(unit) {
+		return nil
+	}
+	bounded, cancel := context.WithTimeout(ctx, stopPatience)
+	defer cancel()
+	err := m.Manager.Job(bounded, "stop", unit)
+	if err == nil || kindOf(err) == managerSilent {
+		return err
+	}
+	m.damage(sentence("unit %s did not stop (%v); its processes are killed", unit, err))
+	if err := m.Manager.Kill(ctx, unit); err != nil {
+		return fmt.Errorf("cannot stop %s: %w", unit, err)
+	}
+	again, cancel := context.WithTimeout(ctx, stopPatience)
+	defer cancel()
+	if err := m.Manager.Job(again, "stop", unit); err != nil {
+		m.Log.Warn("a killed unit did not stop cleanly", "unit", unit, "error", err)
+	}
+	return nil
+}
+
+// reloadPatience bounds one daemon-reload; a manager that takes longer is taken to be silent and asked again.
+const reloadPatience = 90 * time.Second
+
 func (m *Machine) reload(ctx context.Context) error {
 	if m.loaded.Load() {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, reloadPatience)
+	defer cancel()
 	if err := m.Manager.Reload(ctx); err != nil {
 		return err
 	}
@@ -389,31 +437,31 @@ func (m *Machine) restartWithin(ctx context.Context, d time.Duration, id release
 }
 
 // restart makes the running processes take up what `current` names, as the release's restart mode says. Sockets are started
-// and never restarted: they keep the listener, so requests wait instead of failing.
+// and never restarted: they keep the listener, so requests wait instead of failing. One unit's failure keeps no other from
+// its job: after a revert no process of the bad release may go on because its neighbour would not start.
 func (m *Machine) restart(ctx context.Context, id release.ID, set *units.Set) error {
 	rel, _, err := m.tree.Release(id)
 	if err != nil {
 		return err
 	}
+	var errs []error
 	for _, unit := range set.Start {
-		if err := m.Manager.Job(ctx, verbFor(rel.Restart, unit), unit); err != nil {
-			return err
+		errs = append(errs, m.Manager.Job(ctx, verbFor(rel.Restart, unit), unit))
+	}
+	if rel.Restart != release.RestartModeNone {
+		for _, unit := range set.Idle {
+			errs = append(errs, m.refreshIdle(ctx, rel.Restart, set, unit))
 		}
 	}
-	if rel.Restart == release.RestartModeNone {
-		return nil
-	}
-	for _, unit := range set.Idle {
-		if err := m.refreshIdle(ctx, rel.Restart, set, unit); err != nil {
-			return err
-		}
-	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // refreshIdle restarts a unit that something else started. With socket activation the service is started too, so that the
 // trial meets the new release and not only its listener.
 func (m *Machine) refreshIdle(ctx context.Context, mode release.RestartMode, set *units.Set, unit string) error {
+	if units.IsTemplate(unit) {
+		return nil
+	}
 	st, err := m.Manager.Unit(ctx, unit)
 	if err != nil {
 		return err

@@ -89,6 +89,8 @@ type Manager interface {
 	Job(ctx context.Context, verb, unit string) error
 	// StartNoBlock queues a start and does not wait, for early boot.
 	StartNoBlock(ctx context.Context, unit string) error
+	// Kill ends every process of a unit at once. A unit without processes is fine.
+	Kill(ctx context.Context, unit string) error
 	// ResetFailed forgets failures and start limits of a unit; a unit that is not loaded is fine.
 	ResetFailed(ctx context.Context, unit string) error
 	// Unit says how a unit is.

@@ -45,6 +45,9 @@ func (m *Machine) command(ctx context.Context, what string, c Command, compare b
 	defer cancel()
 	var revision int64
 	err := m.locked(ctx, func(tx *state.Tx) error {
+		if tx.Damaged != nil {
+			return m.rebuildFirst(tx)
+		}
 		if compare && tx.State.Revision != c.Expect {
 			return &StaleError{Expected: c.Expect, Is: tx.State.Revision}
 		}
@@ -60,6 +63,16 @@ func (m *Machine) command(ctx context.Context, what string, c Command, compare b
 	_ = m.report(audit.Event{Type: "command", Cause: what, Message: sentence("%s of %s by %s: %s", what, m.app, c.By, orNothing(c.Reason)), Fields: map[string]string{"by": c.By}})
 	m.interruptStep()
 	return revision, nil
+}
+
+// rebuildFirst settles a damaged state file before any command may write over it: the marker of a trial counts only while the
+// damage is seen.
+func (m *Machine) rebuildFirst(tx *state.Tx) error {
+	if err := m.rebuild(tx); err != nil {
+		return err
+	}
+	m.Wake()
+	return &BusyError{Phase: "recovering from a damaged state file"}
 }
 
 // Revert goes back to the fallback and quarantines what runs. It needs nothing but the disk.
@@ -115,7 +128,8 @@ func (m *Machine) Retry(ctx context.Context, c Command, digest release.Digest) (
 	})
 }
 
-// trialAnew starts the trial of what already runs but never passed one on its own merit. What ran before is the fallback.
+// trialAnew starts the trial of what already runs but never passed one on its own merit. Nothing is swapped or restarted; a
+// trial that fails goes back to the newest earlier release, and without one it is not begun.
 func (m *Machine) trialAnew(tx *state.Tx) error {
 	cur, err := m.current()
 	if err != nil {
@@ -125,12 +139,42 @@ func (m *Machine) trialAnew(tx *state.Tx) error {
 	if cur.IsZero() || good || tx.State.Phase != state.Idle {
 		return &RefusedError{Rule: "refused", Reason: sentence("nothing of %s is quarantined", m.app)}
 	}
+	fallback := m.earlier(tx.State, cur)
+	if fallback.IsZero() {
+		return &RefusedError{Rule: "no-fallback", Reason: sentence("%s %s has no intact earlier release to go back to, so its trial cannot begin anew", m.app, cur.Version())}
+	}
 	_, digest, err := m.tree.Release(cur)
 	if err != nil {
 		return err
 	}
-	tx.State.MarkGood(state.Good{ID: cur, Digest: digest, Since: m.Clock.Now().UTC()})
-	return tx.Save()
+	minHealthy, length, boots := trialTimes(nil)
+	a := &state.Attempt{
+		ID: newAttemptID(), Sequence: tx.State.Sequence, Digest: digest, From: cur, To: cur, Fallback: fallback, Started: m.Clock.Now().UTC(),
+		BootID: m.Clock.BootID(), Deadline: m.Clock.Boot() + length, Length: length, MaxBoots: boots, MinHealthy: minHealthy, Baseline: "none",
+	}
+	tx.State.Attempt = a
+	if err := tx.Advance(state.Activating); err != nil {
+		return err
+	}
+	return m.enterAnew(tx, a)
+}
+
+func (m *Machine) enterAnew(tx *state.Tx, a *state.Attempt) error {
+	ctx, cancel := context.WithTimeout(context.Background(), commandPatience)
+	defer cancel()
+	if err := tx.Mark(state.Marker{Attempt: a.ID, From: a.Fallback, To: a.To, Sequence: a.Sequence}); err != nil {
+		return err
+	}
+	if err := m.setFallback(a.Fallback); err != nil {
+		return err
+	}
+	if err := m.Guards.Arm(ctx, ticket(m.app, a), a.Deadline+guardGrace); err != nil {
+		return err
+	}
+	if err := tx.Advance(state.Trial); err != nil {
+		return err
+	}
+	return m.reportPhase(tx.State, sentence("the trial of %s %s begins anew: reverts unless healthy for %s within %s", m.app, a.To.Version(), a.MinHealthy, a.Length))
 }
 
 // Remove takes the app off this host. It is not managed again before it has left the configuration.
@@ -160,7 +204,7 @@ func (m *Machine) Plan(ctx context.Context) (act bool, plan []string, err error)
 	if err != nil {
 		return false, nil, err
 	}
-	w, err := m.resolve(ctx, st)
+	w, err := m.read(ctx, st)
 	if err != nil {
 		return false, []string{err.Error()}, nil
 	}

@@ -314,6 +314,16 @@ func (s *supervisor) StartNoBlock(_ context.Context, unit string) error {
 	return nil
 }
 
+func (s *supervisor) Kill(_ context.Context, unit string) error {
+	defer s.mu.Unlock()
+	if err := s.enter("kill " + unit); err != nil {
+		return err
+	}
+	delete(s.Units, unit)
+	s.save()
+	return nil
+}
+
 func (s *supervisor) ResetFailed(_ context.Context, unit string) error {
 	defer s.mu.Unlock()
 	if err := s.enter("reset " + unit); err != nil {

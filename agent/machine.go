@@ -35,7 +35,9 @@ type Machine struct {
 	interrupt context.CancelCauseFunc // ends the step in progress, if that step may be ended
 	watching  string                  // the attempt whose trial is being watched
 	endWatch  context.CancelFunc
-	nudged    bool // `apply`: do not wait out a back-off jitter
+
+	overruling atomic.Bool
+	nudged     bool // `apply`: do not wait out a back-off jitter
 }
 
 // View is what a machine shows of itself beyond its saved state.
@@ -129,6 +131,7 @@ func (m *Machine) Run(ctx context.Context) {
 		}
 		timer.Stop()
 	}
+	m.pause()
 }
 
 // step does what the saved phase asks for and says how long to wait before looking again.

@@ -51,6 +51,13 @@ func (m *Machine) recoverAttempt(ctx context.Context, tx *state.Tx) error {
 	case m.Clock.Boot() >= a.Deadline:
 		return m.beginRevert(tx, a.Fallback, state.CauseInterrupted, "slipwayd was not running when the trial's deadline passed")
 	}
+	a.HealthySince = 0
+	if a.HealthyFor > 0 {
+		a.HealthySince, a.HealthyFor = m.Clock.Boot()-a.HealthyFor, 0
+	}
+	if err := tx.Save(); err != nil {
+		return err
+	}
 	return m.Guards.Arm(ctx, ticket(m.app, a), a.Deadline+guardGrace)
 }
 
@@ -65,7 +72,7 @@ func (m *Machine) resumeAfterBoot(ctx context.Context, tx *state.Tx) error {
 	case a.Boots >= a.MaxBoots:
 		return m.beginRevert(tx, a.Fallback, state.CauseInterrupted, sentence("the host rebooted %d times during the trial", a.Boots))
 	}
-	a.BootID, a.HealthySince = m.Clock.BootID(), 0
+	a.BootID, a.HealthySince, a.HealthyFor = m.Clock.BootID(), 0, 0
 	a.Deadline = m.Clock.Boot() + min(a.Length, longestTrial)
 	if err := tx.Save(); err != nil {
 		return err

@@ -24,7 +24,9 @@ func (e *RefusedError) Kind() string { return e.Rule }
 // wish is what signed documents ask of this app on this host.
 type wish struct {
 	deployment *release.Deployment
+	depDoc     Document
 	emergency  *release.Emergency
+	emergDoc   Document
 	emergExp   bool
 	inventory  *release.Inventory
 	invDigest  release.Digest
@@ -36,9 +38,18 @@ type wish struct {
 	digest release.Digest
 }
 
-// resolve reads the documents signed for this app. It accepts a deployment only if it is for this app and environment and
-// not older than one already accepted, and a release only by the digest the deployment signs.
+// resolve reads what is signed for this app and makes the sequence and the epoch durable before anything acts on them.
 func (m *Machine) resolve(ctx context.Context, st *state.App) (*wish, error) {
+	w, err := m.read(ctx, st)
+	if err != nil {
+		return nil, err
+	}
+	return w, m.remember(ctx, st, w)
+}
+
+// read reads the documents signed for this app. It accepts a deployment only if it is for this app and environment and
+// not older than one already accepted, and a release only by the digest the deployment signs.
+func (m *Machine) read(ctx context.Context, st *state.App) (*wish, error) {
 	cfg := m.cfg()
 	doc, err := m.Source.Document(ctx, release.DeploymentPath(cfg.Environment, m.app))
 	if err != nil {
@@ -51,7 +62,7 @@ func (m *Machine) resolve(ctx context.Context, st *state.App) (*wish, error) {
 	if err := m.accept(st, dep, doc); err != nil {
 		return nil, err
 	}
-	w := &wish{deployment: dep}
+	w := &wish{deployment: dep, depDoc: doc}
 	if err := m.emergency(ctx, st, w); err != nil {
 		return nil, err
 	}
@@ -66,14 +77,14 @@ func (m *Machine) resolve(ctx context.Context, st *state.App) (*wish, error) {
 		ref = dep.Fallback
 	}
 	if ref == nil {
-		return w, m.remember(ctx, st, w, doc)
+		return w, nil
 	}
 	if w.rel, w.relRaw, err = m.release(ctx, *ref); err != nil {
 		return nil, err
 	}
 	w.digest = ref.SHA256
 	w.id = release.NewID(w.rel.Version, ref.SHA256)
-	return w, m.remember(ctx, st, w, doc)
+	return w, nil
 }
 
 func (m *Machine) accept(st *state.App, dep *release.Deployment, doc Document) error {
@@ -98,30 +109,47 @@ func rotatedAway(signers, now []string) bool {
 	return slices.ContainsFunc(signers, func(k string) bool { return !slices.Contains(now, k) })
 }
 
-// remember makes the sequence and the epoch durable before anything acts on them.
-func (m *Machine) remember(ctx context.Context, st *state.App, w *wish, doc Document) error {
-	epoch := st.Epoch
-	if w.emergency != nil {
-		epoch = w.emergency.Epoch
-	}
-	revoked := revokedDigests(w.emergency, st.Revoked)
-	if st.Sequence == w.deployment.Sequence && st.Epoch == epoch && slices.Equal(revoked, st.Revoked) {
+// remember saves what must never go back. Somebody else may have saved newer news since st was read: they win.
+func (m *Machine) remember(ctx context.Context, st *state.App, w *wish) error {
+	if !m.news(st, w) {
 		return nil
 	}
 	return m.locked(ctx, func(tx *state.Tx) error {
-		tx.State.Sequence, tx.State.SequenceKeys = w.deployment.Sequence, doc.KeyIDs
-		tx.State.Epoch, tx.State.Revoked = epoch, revoked
+		now := tx.State
+		if err := m.accept(now, w.deployment, w.depDoc); err != nil {
+			return err
+		}
+		if w.emergency != nil && w.emergency.Epoch < now.Epoch && !rotatedAway(now.EpochKeys, w.emergDoc.AllKeyIDs) {
+			return errSuperseded
+		}
+		if !m.news(now, w) {
+			return nil
+		}
+		now.Sequence, now.SequenceKeys = w.deployment.Sequence, w.depDoc.KeyIDs
+		if w.emergency != nil {
+			now.Epoch, now.EpochKeys = w.emergency.Epoch, w.emergDoc.KeyIDs
+			now.Revoked = m.revokedNow(w.emergency)
+			now.LiftRevocations()
+		}
 		return tx.Save()
 	})
 }
 
-func revokedDigests(e *release.Emergency, old []release.Digest) []release.Digest {
-	if e == nil {
-		return old
+func (m *Machine) news(st *state.App, w *wish) bool {
+	if st.Sequence != w.deployment.Sequence {
+		return true
 	}
+	return w.emergency != nil && (st.Epoch != w.emergency.Epoch || !slices.Equal(st.Revoked, m.revokedNow(w.emergency)))
+}
+
+// revokedNow lists the digests that an emergency document revokes for this app at this time.
+func (m *Machine) revokedNow(e *release.Emergency) []release.Digest {
 	var out []release.Digest
+	now := m.Clock.Now()
 	for _, entry := range e.Entries {
-		if entry.Kind == "revoke" && entry.Digest != nil {
+		lapsed := entry.Until != nil && !now.Before(*entry.Until)
+		other := entry.App != nil && *entry.App != m.app
+		if entry.Kind == "revoke" && entry.Digest != nil && !lapsed && !other {
 			out = append(out, *entry.Digest)
 		}
 	}
@@ -148,10 +176,10 @@ func (m *Machine) emergency(ctx context.Context, st *state.App, w *wish) error {
 	if e.Environment != cfg.Environment {
 		return &RefusedError{Rule: "wrong-environment", Reason: sentence("the emergency document is for %s, this host is in %s", e.Environment, cfg.Environment)}
 	}
-	if e.Epoch < st.Epoch && !rotatedAway(st.SequenceKeys, doc.AllKeyIDs) {
+	if e.Epoch < st.Epoch && !rotatedAway(st.EpochKeys, doc.AllKeyIDs) {
 		return &RefusedError{Rule: "old-epoch", Reason: sentence("the emergency document has epoch %d, this host has already accepted %d", e.Epoch, st.Epoch)}
 	}
-	w.emergency = e
+	w.emergency, w.emergDoc = e, doc
 	return nil
 }
 

@@ -63,6 +63,7 @@ func (m *Machine) goBack(ctx context.Context) error {
 		if a.Restarted {
 			return errors.Join(m.Guards.Disarm(ctx, m.app, a.ID), tx.Unmark())
 		}
+		m.rearm(ctx, a)
 		set, err := m.restoreLinks(ctx, tx, a)
 		if err != nil {
 			return err
@@ -85,6 +86,16 @@ func (m *Machine) goBack(ctx context.Context) error {
 		}
 		return errors.Join(m.Guards.Disarm(ctx, m.app, a.ID), tx.Unmark())
 	})
+}
+
+// rearm moves the guard to where this revert itself would be late: until then a fallback may take its time to start, and after
+// it somebody must finish what this process could not. A manager that does not answer now has kept the older guard.
+func (m *Machine) rearm(ctx context.Context, a *state.Attempt) {
+	bounded, cancel := context.WithTimeout(ctx, guardPatience)
+	defer cancel()
+	if err := m.Guards.Arm(bounded, ticket(m.app, a), m.Clock.Boot()+2*fallbackDeadline+guardGrace); err != nil {
+		m.Log.Warn("the guard of a revert could not be armed", "app", m.app, "error", err)
+	}
 }
 
 // startFallback starts what was gone back to. On a full disk the service manager itself lacks the block that a private /tmp
@@ -172,12 +183,8 @@ func (m *Machine) takeOff(ctx context.Context) error {
 		return err
 	}
 	for _, unit := range stopOrder(owned) {
-		err := m.Manager.Job(ctx, "stop", unit)
-		if kindOf(err) == managerSilent {
+		if err := m.stop(ctx, unit); err != nil {
 			return err // a unit whose file is gone could not be stopped any more
-		}
-		if err != nil {
-			m.Log.Warn("a unit did not stop", "unit", unit, "error", err)
 		}
 	}
 	if err := m.tree.RemoveCurrent(); err != nil {

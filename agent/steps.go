@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/slipway-deploy/slipway/agent/gate"
@@ -96,8 +97,12 @@ func (m *Machine) advance(ctx context.Context) (time.Duration, error) {
 		m.setWhy(sentence("%s is stuck since %s: %s; `slipway retry %s` or a new deployment starts it again", m.app, last.At.Format(time.RFC3339), last.Reason, m.app))
 		return idleWait, nil
 	}
+	staged := m.complete(w.id)
 	if err := m.stage(ctx, w); err != nil {
 		return m.stageFailed(ctx, w, err)
+	}
+	if !staged {
+		return 0, nil // that took its time: begin again with what is signed now
 	}
 	set, err := m.checkStaged(ctx, w)
 	if err != nil {
@@ -349,9 +354,26 @@ func (m *Machine) checkStaged(ctx context.Context, w *wish) (*units.Set, error) 
 	if err != nil {
 		return nil, err
 	}
+	if err := m.missingGates(w.deployment.Gates); err != nil {
+		return nil, err
+	}
 	return set, gate.All(ctx, m.Gates, gate.Subject{
 		App: m.app, ID: w.id, Digest: w.digest, Tree: m.tree.ReleaseDir(w.id), Release: w.rel, Manifest: manifest, Deployment: w.deployment,
 	})
+}
+
+// missingGates refuses a deployment that requires a gate this host does not have: passing it by would be a lie.
+func (m *Machine) missingGates(g *release.Gates) error {
+	if g == nil {
+		return nil
+	}
+	for name, policy := range map[string]*release.GatePolicy{"provenance": g.Provenance, "sbom": g.SBOM, "malware": g.Malware, "command": g.Command} {
+		has := slices.ContainsFunc(m.Gates, func(have gate.Gate) bool { return have.Name() == name })
+		if policy != nil && policy.Required && !has {
+			return &gate.Denied{Gate: name, Reason: "the deployment requires it and this host does not have it"}
+		}
+	}
+	return nil
 }
 
 func (m *Machine) render(rel *release.Release, id release.ID) (*units.Set, error) {

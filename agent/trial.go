@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"slices"
 	"time"
 
 	"github.com/slipway-deploy/slipway/agent/durable"
@@ -103,34 +102,64 @@ func (m *Machine) learned(ctx context.Context, a *state.Attempt, s health.Snapsh
 	}
 }
 
-// overrule ends a trial early when the signers or the emergency key take the release back meanwhile. Anything else that
-// changed waits for the end of the trial.
+// overrulePatience bounds one look at newer documents during a trial.
+const overrulePatience = time.Minute
+
+// overrule looks, beside the watch, whether the signers or the emergency key take the release in trial back, and ends the
+// trial early if so. It has a goroutine of its own: the network must not keep a verdict or a command waiting.
 func (m *Machine) overrule(ctx context.Context, st *state.App) {
-	w, err := m.resolve(ctx, st)
-	if err != nil {
+	if !m.overruling.CompareAndSwap(false, true) {
 		return
 	}
-	reason := ""
-	switch d := m.decide(st, w); {
-	case d.Act && d.Verb == rollout.VerbRevert:
-		reason = d.Because
-	case w.emergency != nil && slices.Contains(revokedDigests(w.emergency, nil), st.Attempt.Digest):
-		reason = "the release was revoked during its trial"
-	default:
+	go func() {
+		defer m.overruling.Store(false)
+		bounded, cancel := context.WithTimeout(ctx, overrulePatience)
+		defer cancel()
+		if w, err := m.resolve(bounded, st); err == nil {
+			m.takeBack(ctx, st, m.decide(st, w))
+		}
+	}()
+}
+
+// takeBack reverts a trial that signed documents no longer want. A policy that would stop a running release takes back one in
+// trial.
+func (m *Machine) takeBack(ctx context.Context, st *state.App, d rollout.Decision) {
+	if !d.Act || d.Verb != rollout.VerbRevert && d.Verb != rollout.VerbStop {
 		return
 	}
-	err = m.locked(context.WithoutCancel(ctx), func(tx *state.Tx) error {
+	cause := state.CauseSigned
+	if d.Rule == rollout.RuleRevoked {
+		cause = state.CauseRevoked
+	}
+	err := m.locked(ctx, func(tx *state.Tx) error {
 		a := tx.State.Attempt
 		if tx.State.Phase != state.Trial || a == nil || a.ID != st.Attempt.ID {
 			return nil
 		}
-		return m.beginRevert(tx, a.Fallback, state.CauseRevoked, reason)
+		return m.beginRevert(tx, a.Fallback, cause, d.Because)
 	})
 	if err != nil {
 		m.fail("cannot end the trial of "+m.app.String()+" early", err)
-		return
 	}
 	m.Wake()
+}
+
+// pause keeps what a trial has shown so far when the daemon is stopped in good order; what happens while nobody watches
+// counts for nothing.
+func (m *Machine) pause() {
+	ctx, cancel := context.WithTimeout(context.Background(), commandPatience)
+	defer cancel()
+	err := m.locked(ctx, func(tx *state.Tx) error {
+		a := tx.State.Attempt
+		if tx.Damaged != nil || tx.State.Phase != state.Trial || a == nil || a.HealthySince == 0 {
+			return nil
+		}
+		a.HealthyFor, a.HealthySince = m.Clock.Boot()-a.HealthySince, 0
+		return tx.Save()
+	})
+	if err != nil {
+		m.Log.Warn("the trial's progress could not be saved", "app", m.app, "error", err)
+	}
 }
 
 // finish turns a trial's verdict into commit or revert, if the trial is still the one that was watched.
@@ -201,9 +230,6 @@ func (m *Machine) settleCommit(ctx context.Context, a *state.Attempt) {
 		m.fail("cannot clear away the trial of "+m.app.String(), err)
 		return
 	}
-	if a != nil {
-		m.hookAfter(ctx, a.To, "post-commit")
-	}
 	err := m.locked(ctx, func(tx *state.Tx) error {
 		if tx.State.Phase != state.Committed {
 			return nil
@@ -213,6 +239,10 @@ func (m *Machine) settleCommit(ctx context.Context, a *state.Attempt) {
 	})
 	if err != nil {
 		m.fail("cannot end the trial of "+m.app.String(), err)
+		return
+	}
+	if a != nil {
+		m.hookAfter(ctx, a.To, "post-commit")
 	}
 }
 

@@ -6,6 +6,7 @@
 package state
 
 import (
+	"slices"
 	"time"
 
 	"github.com/slipway-deploy/slipway/agent/release"
@@ -77,8 +78,9 @@ type App struct {
 	// SequenceKeys signed that deployment. If one of them is taken from the role, the memory is given up: it may have been
 	// an attacker's.
 	SequenceKeys []string `json:"sequence_keys,omitempty"`
-	// Epoch is the highest emergency epoch ever accepted.
+	// Epoch is the highest emergency epoch ever accepted, and EpochKeys are those that signed it.
 	Epoch      int64            `json:"epoch,omitempty"`
+	EpochKeys  []string         `json:"epoch_keys,omitempty"`
 	Attempt    *Attempt         `json:"attempt,omitempty"`
 	KnownGood  []Good           `json:"known_good,omitempty"`
 	Quarantine []Quarantine     `json:"quarantine,omitempty"`
@@ -112,7 +114,10 @@ type Attempt struct {
 	Boots    int           `json:"boots"`
 	MaxBoots int           `json:"max_boots"`
 
-	MinHealthy   time.Duration `json:"min_healthy"`
+	MinHealthy time.Duration `json:"min_healthy"`
+	// HealthyFor is what a daemon that was stopped in good order had already seen of the healthy time. Time that nobody
+	// watched never counts.
+	HealthyFor   time.Duration `json:"healthy_for,omitempty"`
 	HealthySince time.Duration `json:"healthy_since,omitempty"`
 	WasHealthy   bool          `json:"was_healthy,omitempty"`
 	// Baseline is the health of what ran before: "healthy", "unhealthy", "cannot-tell", or "none" if nothing ran.
@@ -291,4 +296,15 @@ func (a *App) ClearRetry(digest release.Digest) {
 		}
 	}
 	a.Retries = kept
+}
+
+// LiftRevocations forgets quarantines for revocations that are no longer in force.
+func (a *App) LiftRevocations() {
+	kept := a.Quarantine[:0:0]
+	for _, q := range a.Quarantine {
+		if q.Cause != CauseRevoked || slices.Contains(a.Revoked, q.Digest) {
+			kept = append(kept, q)
+		}
+	}
+	a.Quarantine = kept
 }

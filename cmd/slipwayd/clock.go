@@ -1,7 +1,10 @@
 package main
 
 import (
+	"crypto/rand"
+	"errors"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -21,20 +24,52 @@ func readClock(id int32) time.Duration {
 func bootClock() time.Duration      { return readClock(unix.CLOCK_BOOTTIME) }
 func monotonicClock() time.Duration { return readClock(unix.CLOCK_MONOTONIC) }
 
-// clock is the host's time. The boot ID includes the start of the init process: inside a container the kernel's own ID stays
-// the same over the container's reboots. With plain processes a start of the daemon counts as a boot: nothing outlives it.
+// clock is the host's time. With plain processes a start of the daemon counts as a boot: nothing outlives it.
 type clock struct {
 	bootID string
 	unsafe bool
 }
 
 func newClock(cfg *config.Host) clock {
-	id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	c := clock{bootID: strings.TrimSpace(string(id)) + "-" + startOf(1), unsafe: cfg.Clock.UnsafeUnsynchronised}
+	c := clock{bootID: bootID(cfg.Paths.Run) + "-" + startOf(1), unsafe: cfg.Clock.UnsafeUnsynchronised}
 	if cfg.Supervisor == config.SupervisorProcess {
 		c.bootID += "-" + startOf(os.Getpid())
 	}
 	return c
+}
+
+// bootID names this boot by a file in a directory that does not outlive it. The kernel's own ID will not do: a container
+// shares it with its machine, and the one that a container manager puts over it is hidden from a sandboxed unit, so that the
+// daemon and the boot guardian would see different boots.
+func bootID(run string) string {
+	path := filepath.Join(run, "boot-id")
+	for range 3 {
+		if data, err := os.ReadFile(path); err == nil && len(data) > 0 {
+			return strings.TrimSpace(string(data))
+		}
+		if err := newBootID(run, path); err != nil && !errors.Is(err, os.ErrExist) {
+			break
+		}
+	}
+	data, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(data))
+}
+
+// newBootID links a whole file into place: whoever comes second finds the first one's.
+func newBootID(run, path string) error {
+	if err := os.MkdirAll(run, 0o755); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(run, ".boot-id-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.WriteString(rand.Text() + "\n")
+	if err = errors.Join(err, f.Chmod(0o644), f.Close()); err != nil {
+		return err
+	}
+	return os.Link(f.Name(), path)
 }
 
 // startOf returns when a process began, in clock ticks since the kernel's boot: field 22 of proc(5) stat, counted after the

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"syscall"
 	"time"
 
 	"github.com/slipway-deploy/slipway/agent"
@@ -16,6 +17,7 @@ type supervisor interface {
 	Reload(ctx context.Context) error
 	Job(ctx context.Context, verb systemd.Verb, unit string) error
 	StartNoBlock(ctx context.Context, unit string) error
+	Kill(ctx context.Context, unit string, signal syscall.Signal) error
 	ResetFailed(ctx context.Context, unit string) error
 	Unit(ctx context.Context, unit string) (systemd.UnitStatus, error)
 	Run(ctx context.Context, t systemd.Task) (systemd.TaskResult, error)
@@ -40,6 +42,10 @@ func (m manager) Describe() string { return m.about }
 
 func (m manager) Job(ctx context.Context, verb, unit string) error {
 	return m.supervisor.Job(ctx, systemd.Verb(verb), unit)
+}
+
+func (m manager) Kill(ctx context.Context, unit string) error {
+	return m.supervisor.Kill(ctx, unit, syscall.SIGKILL)
 }
 
 func (m manager) Unit(ctx context.Context, unit string) (health.UnitStatus, error) {

@@ -81,10 +81,7 @@ func wire(ctx context.Context, cfg *config.Host, log hclog.Logger, early bool) (
 	if d.manager, err = supervise(ctx, cfg, log, early); err != nil {
 		return nil, err
 	}
-	sink, err := audit.OpenFile(filepath.Join(cfg.Paths.State, "audit", "events.jsonl"))
-	if err != nil {
-		return nil, err
-	}
+	sink := openSink(cfg, log)
 	d.events = newEvents(func(line string) { _ = d.notifier.Status(line) })
 	d.deps = agent.Deps{
 		Source: d.source, Store: d.store, State: d.state, Units: unitDir(cfg), Manager: d.manager, Tasks: d.manager, Guards: d.manager,
@@ -94,6 +91,21 @@ func wire(ctx context.Context, cfg *config.Host, log hclog.Logger, early bool) (
 	d.host = agent.NewHost(d.deps)
 	return d, nil
 }
+
+// openSink opens the audit log. One that cannot be opened refuses every event: that stops activations and, as everywhere, no
+// revert.
+func openSink(cfg *config.Host, log hclog.Logger) audit.Sink {
+	f, err := audit.OpenFile(filepath.Join(cfg.Paths.State, "audit", "events.jsonl"))
+	if err != nil {
+		log.Error("events cannot be recorded, so nothing will be activated", "error", err)
+		return unwritable{err}
+	}
+	return f
+}
+
+type unwritable struct{ error }
+
+func (u unwritable) Append(audit.Event) error { return u.error }
 
 func unitDir(cfg *config.Host) units.Dir {
 	dir := units.Dir{Path: cfg.Paths.Units}
@@ -186,6 +198,13 @@ func (d *wired) settings(cfg *config.Host) (map[release.App]agent.Settings, erro
 			s.Endpoints[check] = agent.Endpoint{URL: o.URL, Address: o.Address, Port: o.Port}
 		}
 		out[app] = s
+	}
+	for a := range out {
+		for b := range out {
+			if a != b && a.Owns(b.String()) {
+				return nil, fmt.Errorf("cannot run both %s and %s: the names of the second's units and users belong to the first; rename one", a, b)
+			}
+		}
 	}
 	return out, nil
 }
