@@ -179,6 +179,10 @@ func (c *Control) ResetFailed(ctx context.Context, unit string) error {
 // process. A unit that is absent or has no process is fine.
 func (c *Control) Kill(ctx context.Context, unit string, signal syscall.Signal) error {
 	err := c.manager(ctx, "KillUnit", []any{unit, "all", int32(signal)})
+	if dbusName(err) == "org.freedesktop.DBus.Error.IOError" {
+		// The control group could not be read, as in some containers. PID 1 itself goes by the main process then.
+		err = c.manager(ctx, "KillUnit", []any{unit, "main", int32(signal)})
+	}
 	switch dbusName(err) {
 	case errNoSuchUnit, "org.freedesktop.systemd1.NoSuchProcess":
 		return nil
