@@ -11,7 +11,7 @@ type unitRule func(c *unitCheck, value string) string
 var unitRules = map[string]map[string]unitRule{
 	"Unit": with(free(`Description Documentation After PartOf Requisite ReloadPropagatedFrom StopPropagatedFrom
 		RequiresMountsFor WantsMountsFor StartLimitIntervalSec StartLimitInterval StartLimitBurst StopWhenUnneeded
-		RefuseManualStart RefuseManualStop CollectMode IgnoreOnIsolate JobTimeoutSec JobRunningTimeoutSec SurviveFinalKillSignal`),
+		CollectMode IgnoreOnIsolate JobTimeoutSec JobRunningTimeoutSec SurviveFinalKillSignal`),
 		map[string]unitRule{
 			"Before":             refs(beforeOthers...),
 			"Wants":              refs(targets...),
@@ -30,13 +30,13 @@ var unitRules = map[string]map[string]unitRule{
 			"JobTimeoutAction":   none,
 		}),
 	"Install": {
-		"WantedBy":   refs(enablers...),
-		"RequiredBy": refs(enablers...),
+		"WantedBy":   enabler,
+		"RequiredBy": refs(),
 		"Also":       refs(),
 	},
 	"Service": with(free(`Type ExitType RemainAfterExit GuessMainPID Restart RestartSec RestartSteps RestartMaxDelaySec RestartMode
-		RuntimeMaxSec RuntimeRandomizedExtraSec NotifyAccess SuccessExitStatus KillMode KillSignal RestartKillSignal
-		FinalKillSignal SendSIGKILL SendSIGHUP NonBlocking FileDescriptorStoreMax FileDescriptorStorePreserve ReloadSignal OOMPolicy
+		RuntimeMaxSec RuntimeRandomizedExtraSec NotifyAccess SuccessExitStatus KillSignal RestartKillSignal
+		FinalKillSignal SendSIGHUP NonBlocking FileDescriptorStoreMax FileDescriptorStorePreserve ReloadSignal OOMPolicy
 		DynamicUser UMask Environment UnsetEnvironment PassEnvironment WorkingDirectory StateDirectoryMode
 		RuntimeDirectoryMode CacheDirectoryMode LogsDirectoryMode ConfigurationDirectoryMode RuntimeDirectoryPreserve
 		ReadWritePaths ReadOnlyPaths InaccessiblePaths ExecPaths NoExecPaths SetCredential NoNewPrivileges
@@ -55,7 +55,8 @@ var unitRules = map[string]map[string]unitRule{
 			"User":                    rootOr(ownUsers),
 			"Group":                   rootOr(ownUsers),
 			"SupplementaryGroups":     rootOr(ownUsers),
-			"EnvironmentFile":         rootOr(ownPath),
+			"KillMode":                killMode,
+			"EnvironmentFile":         rootOr(releasePath),
 			"PIDFile":                 rootOr(ownPath),
 			"LoadCredential":          rootOr(credential),
 			"LoadCredentialEncrypted": rootOr(credential),

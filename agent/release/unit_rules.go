@@ -26,11 +26,11 @@ type UnitRules struct {
 //   - A service sets User= to <app> or <app>-…, or DynamicUser=yes; Group= and SupplementaryGroups= likewise.
 //   - The program of every Exec…= lies in @current@/ (or /opt/slipway/<app>/current/), is not quoted, and has no prefix that
 //     raises rights (+, !, !!). No shell of the host, no second command after ";".
-//   - Wants=, Requires=, BindsTo=, WantedBy= and RequiredBy= name units of the app or well-known targets; After=, PartOf=
+//   - Wants=, Requires=, BindsTo= and WantedBy= name units of the app or well-known targets; After=, PartOf=
 //     and Requisite= may name any unit. Conflicts=, OnFailure=, OnSuccess=, Unit=, Service=, Sockets=, Also=,
 //     JoinsNamespaceOf= and Propagates…To= name units of the app. Alias= and DefaultInstance= are refused.
-//   - Directories made by systemd (StateDirectory= and its siblings) are <app> or <app>-…; EnvironmentFile=,
-//     LoadCredential= and PIDFile= point into the release or the app's own directories; so do socket paths.
+//   - Directories made by systemd (StateDirectory= and its siblings) are <app> or <app>-…; EnvironmentFile= and
+//     LoadCredential= point into the release; PIDFile= and socket paths into the release or the app's own directories.
 //   - Capabilities: at most CAP_NET_BIND_SERVICE. Output goes to the journal, a socket or nowhere.
 //   - Hardening (Protect…, Private…, Restrict…, SystemCall…) and limits are free. FailureAction= and its like are none.
 //   - The file is UTF-8 without control characters; a backslash continues a directive only as the last byte of its line,
@@ -134,7 +134,7 @@ func (c *unitCheck) user(lines []unitLine) {
 // anything when it is started.
 var (
 	targets      = []string{"basic.target", "local-fs.target", "network-online.target", "network.target", "nss-lookup.target", "nss-user-lookup.target", "remote-fs.target", "sysinit.target", "time-set.target", "time-sync.target"}
-	enablers     = []string{"multi-user.target", "sockets.target", "timers.target", "graphical.target", "paths.target"}
+	enablers     = []string{"multi-user.target", "graphical.target"}
 	beforeOthers = []string{"shutdown.target", "multi-user.target", "graphical.target"}
 )
 
@@ -162,6 +162,26 @@ func refs(others ...string) unitRule {
 		}
 		return ""
 	}
+}
+
+// enabler allows units of the app, the two targets of a running host, and for sockets, timers and paths the target of their
+// kind. A service wanted by sockets.target would come both before and after basic.target: an ordering cycle, which PID 1
+// breaks by dropping somebody's start.
+func enabler(c *unitCheck, value string) string {
+	others := enablers
+	switch c.kind {
+	case "socket", "timer", "path":
+		others = append([]string{c.kind + "s.target"}, enablers...)
+	}
+	return refs(others...)(c, value)
+}
+
+// killMode allows the modes that end every process of a unit: what stays behind would run on unwatched.
+func killMode(_ *unitCheck, value string) string {
+	if value != "control-group" && value != "mixed" {
+		return value + " leaves processes running after a stop: use control-group or mixed"
+	}
+	return ""
 }
 
 func ownUsers(c *unitCheck, value string) string {
@@ -217,6 +237,15 @@ func ownPath(c *unitCheck, value string) string {
 	return ""
 }
 
+// releasePath allows files inside the release only. PID 1 reads them as root and follows links, so a file in a directory that
+// the app's user can write could name anybody's secret.
+func releasePath(c *unitCheck, value string) string {
+	if p := strings.TrimPrefix(value, "-"); !inside(p, c.current) {
+		return p + " is not inside @current@/: a host gives variables and credentials in its own configuration"
+	}
+	return ""
+}
+
 // ownDirs checks the names of directories that systemd makes below /run, /var/lib and so on.
 func ownDirs(c *unitCheck, value string) string {
 	for _, d := range strings.Fields(value) {
@@ -233,7 +262,7 @@ func credential(c *unitCheck, value string) string {
 	if !found {
 		return "it names no file: a host provides credentials in its own configuration"
 	}
-	return ownPath(c, file)
+	return releasePath(c, file)
 }
 
 // listen allows ports, addresses with ports, abstract names of the app and paths in its directories.

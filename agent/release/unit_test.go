@@ -21,7 +21,7 @@ ExecStart=@current@/bin/billing \
   --listen 127.0.0.1:8080 \
   --name @app@
 ExecReload=/opt/slipway/billing/current/bin/reload $MAINPID
-EnvironmentFile=-/etc/billing/env
+EnvironmentFile=-@current@/etc/env
 StateDirectory=billing billing-cache/deep
 ProtectSystem=strict
 SystemCallFilter=@system-service
@@ -81,9 +81,13 @@ func TestCheckUnitRefusesWhatReachesBeyondTheApp(t *testing.T) {
 		{"unknown directive", service("RootImage=/x.img"), "not on the list"},
 		{"bind paths", service("BindPaths=/etc/shadow:/x"), "not on the list"},
 		{"open file", service("OpenFile=/etc/shadow"), "not on the list"},
-		{"foreign environment file", service("EnvironmentFile=/etc/shadow"), "neither inside"},
+		{"foreign environment file", service("EnvironmentFile=/etc/shadow"), "not inside"},
 		{"climbing environment file", service("EnvironmentFile=/etc/billing/../shadow"), "no"},
-		{"credential", service("LoadCredential=x:/etc/shadow"), "neither inside"},
+		{"environment file that the app's user may replace", service("EnvironmentFile=/var/lib/billing/env"), "not inside"},
+		{"process left behind", service("KillMode=none"), "leaves processes"},
+		{"service before sockets", service("ExecReload=@current@/x\n[Install]\nWantedBy=sockets.target"), "not a unit"},
+		{"stop refused", "[Unit]\nRefuseManualStop=yes\n" + service(""), "not on the list"},
+		{"credential", service("LoadCredential=x:/etc/shadow"), "not inside"},
 		{"output file", service("StandardOutput=append:/etc/passwd"), "none of null"},
 		{"foreign state directory", service("StateDirectory=payments"), "not below"},
 		{"climbing state directory", service("StateDirectory=billing/../payments"), "not below"},
