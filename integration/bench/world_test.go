@@ -49,6 +49,10 @@ func serve(dir string) {
 		fmt.Println(err)
 		os.Exit(1)
 	}
+	go func() {
+		io.Copy(io.Discard, os.Stdin) // ends when the benchmarks end, however they do
+		os.Exit(0)
+	}()
 	fmt.Println("http://" + l.Addr().String())
 	fmt.Println(http.Serve(l, http.FileServer(http.Dir(dir))))
 	os.Exit(1)
@@ -100,6 +104,9 @@ func (w *world) startServer() error {
 	}
 	w.server = exec.Command(os.Args[0])
 	w.server.Env = append(os.Environ(), serveEnv+"="+w.path("repo"))
+	if _, err := w.server.StdinPipe(); err != nil {
+		return err
+	}
 	out, err := w.server.StdoutPipe()
 	if err != nil {
 		return err
