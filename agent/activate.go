@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/slipway-deploy/slipway/agent/durable"
@@ -142,8 +143,9 @@ func (e *DamagedTreeError) Error() string {
 // Kind names this error for metrics and the wire.
 func (e *DamagedTreeError) Kind() string { return "tree-damaged" }
 
-// fallbackFor picks what a revert from w goes back to: the signed fallback if it is here, else what runs, else the newest
-// known good; never a revoked one, never one below the floor of w.
+// fallbackFor picks what a revert from w goes back to: the signed fallback if it passed its trial here, else what runs, else the
+// newest known good; never a revoked one, never one below the floor of w. What was deployed before, which is what signers name
+// by default, may be the very release that this host had to go back from: a revert is no second trial of it.
 func (m *Machine) fallbackFor(st *state.App, w *wish, from release.ID) release.ID {
 	var candidates []release.ID
 	if f := w.deployment.Fallback; f != nil && w.deployment.State != release.StateRevert {
@@ -151,6 +153,7 @@ func (m *Machine) fallbackFor(st *state.App, w *wish, from release.ID) release.I
 			candidates = append(candidates, release.NewID(v, f.SHA256))
 		}
 	}
+	candidates = slices.DeleteFunc(candidates, func(id release.ID) bool { return !proven(st, id) })
 	candidates = append(candidates, from)
 	for i := len(st.KnownGood) - 1; i >= 0; i-- {
 		candidates = append(candidates, st.KnownGood[i].ID)
@@ -161,6 +164,12 @@ func (m *Machine) fallbackFor(st *state.App, w *wish, from release.ID) release.I
 		}
 	}
 	return release.ID{}
+}
+
+// proven reports whether a release passed its trial on this host and nothing is held against it since.
+func proven(st *state.App, id release.ID) bool {
+	_, good := st.Good(id)
+	return good && !slices.ContainsFunc(st.Quarantine, func(q state.Quarantine) bool { return q.ID == id })
 }
 
 func (m *Machine) mayGoBackTo(st *state.App, id release.ID, floor *release.Version) bool {

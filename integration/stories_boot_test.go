@@ -32,7 +32,7 @@ func TestARebootBeforeTheFirstHealthRevertsBeforeTheAppStarts(t *testing.T) {
 	s.ship("harbor", "1.1.0", never, deployment{deadline: "3m"})
 	h.waitTrial("harbor", "1.1.0")
 	h.MustReboot(t)
-	h.JournalInOrder(t, 10*time.Second, lab.Filter{Boot: "0"}, `Starting.*slipway-boot`, `reverting harbor from 1\.1\.0 to 1\.0\.0-.*rebooted before the release was healthy once`,
+	h.JournalInOrder(t, 10*time.Second, lab.Filter{Boot: "0"}, `reverting harbor from 1\.1\.0 to 1\.0\.0-.*rebooted before the release was healthy once`,
 		`Finished.*slipway-boot`, `Started.*harbor\.service`, `harbor is back on 1\.0\.0-`)
 	h.waitReverted("harbor", "1.1.0", "1.0.0")
 	h.harborAnswers("1.0.0")
@@ -52,7 +52,7 @@ func TestARebootOfAHealthyTrialContinuesItAndThenCommits(t *testing.T) {
 	h.MustReboot(t)
 	h.waitCommitted("harbor", "1.1.0")
 	h.harborAnswers("1.1.0")
-	h.JournalInOrder(t, 10*time.Second, lab.Filter{Boot: "0"}, `Starting.*slipway-boot`, `the trial of harbor 1\.1\.0 goes on after a reboot`, `Started.*harbor\.service`, `harbor 1\.1\.0 is committed: healthy for 6s`)
+	h.JournalInOrder(t, 10*time.Second, lab.Filter{Boot: "0"}, `the trial of harbor 1\.1\.0 goes on after a reboot`, `Started.*harbor\.service`, `harbor 1\.1\.0 is committed: healthy for 6s`)
 	if drop := h.Run(t, "sh", "-c", "ls /etc/systemd/system/harbor.service.d"); drop != "10-slipway.conf\n" {
 		t.Logf("drop-ins after the commit: %s", drop)
 	}
