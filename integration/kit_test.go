@@ -410,12 +410,6 @@ func quarantined(a api.AppStatus, version string) *api.Quarantine {
 	return nil
 }
 
-// why is what slipway why prints.
-func (h *fleetHost) why(app string) string {
-	h.t.Helper()
-	return strings.TrimSpace(h.Run(h.t, "slipway", "why", app))
-}
-
 // waitWhy waits until slipway why holds all the words.
 func (h *fleetHost) waitWhy(app string, words ...string) string {
 	h.t.Helper()

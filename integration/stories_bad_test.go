@@ -82,7 +82,9 @@ func TestTheGuardRevertsWhenTheDaemonIsKilledOrStopped(t *testing.T) {
 			h.Run(h.t, "systemctl", "mask", "--runtime", "slipwayd.service")
 			h.Run(h.t, "systemctl", "kill", "--kill-whom=main", "--signal=KILL", "slipwayd.service")
 		},
-		"Stopped": func(h *fleetHost) { h.Run(h.t, "systemctl", "kill", "--kill-whom=main", "--signal=STOP", "slipwayd.service") },
+		"Stopped": func(h *fleetHost) {
+			h.Run(h.t, "systemctl", "kill", "--kill-whom=main", "--signal=STOP", "slipwayd.service")
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newStage(t)

@@ -98,7 +98,9 @@ func TestAnUnreachableAndThenExpiredRepositoryStopsChangesAndNothingElse(t *test
 	h := s.host("web1", hostSpec{apps: []string{"harbor"}})
 	f.deploy("1.0.0", f.release("1.0.0", s.harborTree("1.0.0", "ok")))
 	h.waitCommitted("harbor", "1.0.0")
-	f.EditOnline(func(_ *metadata.SnapshotType, ts *metadata.TimestampType) { ts.Expires = time.Now().UTC().Add(15 * time.Second).Truncate(time.Second) })
+	f.EditOnline(func(_ *metadata.SnapshotType, ts *metadata.TimestampType) {
+		ts.Expires = time.Now().UTC().Add(15 * time.Second).Truncate(time.Second)
+	})
 	f.deploy("1.1.0", f.release("1.1.0", s.harborTree("1.1.0", "ok")))
 	h.waitCommitted("harbor", "1.1.0")
 	pid := h.mainPID("harbor.service")
@@ -150,7 +152,9 @@ func TestWhatAServerTampersWithIsRefusedByName(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.deploy("harbor", "1.0.0", deployment{})
-	h.waitApp("harbor", "the newest deployment", func(a api.AppStatus) bool { return a.Deployment != nil && a.Deployment.Version == "1.0.0" && a.Deployment.Sequence == 4 })
+	h.waitApp("harbor", "the newest deployment", func(a api.AppStatus) bool {
+		return a.Deployment != nil && a.Deployment.Version == "1.0.0" && a.Deployment.Sequence == 4
+	})
 	s.server.Tamper("timestamp.json", func([]byte) []byte { return mustRead(t, old) })
 	h.waitRepository(api.RepositoryRefused)
 	h.JournalInOrder(t, 10*time.Second, filterAfter(mark), `cannot stage harbor 1\.1\.0.*linux-`, `cannot stage harbor 1\.2\.0.*manifest`, `metadata could not be refreshed.*timestamp`)
