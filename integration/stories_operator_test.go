@@ -59,7 +59,6 @@ func TestAnOperatorHoldsResumesAndRevertsAndAReplayDoesNothing(t *testing.T) {
 func TestAnUnprivilegedUserReadsTheStatusAndChangesNothing(t *testing.T) {
 	s := newStage(t)
 	h := s.harborHost("web1", hostSpec{})
-	h.Run(t, "useradd", "--system", "visitor")
 	as := func(args ...string) (int, string) {
 		r := h.Try(t, append([]string{"runuser", "-u", "visitor", "--", "slipway"}, args...)...)
 		return r.Exit, r.Stdout + r.Stderr

@@ -16,9 +16,13 @@ import (
 const maxFile = 256 << 10
 
 // Load reads and validates everything below dir. Its error is Problems, complete; the Host is nil then.
-func Load(dir string) (*Host, error) {
+func Load(dir string) (*Host, error) { return LoadCopy(dir, dir) }
+
+// LoadCopy is Load of a copy of the configuration of original: files that are not configuration, such as the pinned root, are
+// still looked for where the original has them.
+func LoadCopy(dir, original string) (*Host, error) {
 	l := &loader{dir: dir, host: defaults()}
-	l.host.Repository.Root = filepath.Join(dir, "root.json")
+	l.host.Repository.Root = filepath.Join(original, "root.json")
 	l.readHost()
 	l.readApps()
 	if len(l.problems) > 0 {

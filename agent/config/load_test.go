@@ -72,6 +72,14 @@ func TestTheSmallestConfigurationHasAllDefaults(t *testing.T) {
 	}
 }
 
+func TestACopyOfAConfigurationLooksForThePinnedRootWhereTheOriginalDoes(t *testing.T) {
+	dir := write(t, map[string]string{"slipway.toml": smallest})
+	h, err := LoadCopy(dir, "/etc/slipway")
+	if err != nil || h.Repository.Root != "/etc/slipway/root.json" {
+		t.Errorf("LoadCopy: root %v, error %v", h, err)
+	}
+}
+
 func TestEveryProblemIsReportedAtOnceWithItsPlace(t *testing.T) {
 	got := problems(t, map[string]string{
 		"slipway.toml": `environment = "Production"

@@ -123,7 +123,7 @@ func loadOrKept(dir string) (*config.Host, error) {
 	if problems == nil {
 		return cfg, nil
 	}
-	kept, err := config.Load(keptConfig(dir))
+	kept, err := config.LoadCopy(keptConfig(dir), dir)
 	if err != nil {
 		return nil, problems
 	}
