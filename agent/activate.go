@@ -42,7 +42,7 @@ func (m *Machine) activate(ctx context.Context, w *wish, set *units.Set, d rollo
 		return m.gateFailed(ctx, w, fmt.Errorf("cannot prove that going back would work: %w", err))
 	}
 	baseline := m.baseline(ctx, from)
-	if diffs, err := m.tree.Verify(ctx, w.id, false); err != nil || len(diffs) > 0 {
+	if diffs, err := m.verify(ctx, w.id); err != nil || len(diffs) > 0 {
 		return m.discard(ctx, w, diffs, err)
 	}
 	if err := m.prepare(ctx, w); err != nil {
@@ -101,7 +101,7 @@ func (m *Machine) rehearse(ctx context.Context, w *wish, from release.ID) (relea
 	if target.IsZero() {
 		return target, fmt.Errorf("no release that runs or ran here may be gone back to from %s", w.id.Version())
 	}
-	diffs, err := m.tree.Verify(ctx, target, false)
+	diffs, err := m.verify(ctx, target)
 	if err != nil {
 		return target, fmt.Errorf("fallback %s: %w", target, err)
 	}
@@ -113,6 +113,14 @@ func (m *Machine) rehearse(ctx context.Context, w *wish, from release.ID) (relea
 		return target, err
 	}
 	return target, m.Units.Check(set)
+}
+
+// verify reads every byte of a release, which may take long.
+func (m *Machine) verify(ctx context.Context, id release.ID) ([]release.Difference, error) {
+	if rel, _, err := m.tree.Release(id); err == nil {
+		defer m.pulse.busy(treePatience(rel), "verifying "+id.String())()
+	}
+	return m.tree.Verify(ctx, id, false)
 }
 
 // bootGuardian is the unit that settles a trial at boot; during a trial every unit of the app requires it.
@@ -189,6 +197,7 @@ func (m *Machine) baseline(ctx context.Context, from release.ID) string {
 	if err != nil {
 		return health.CannotTell.String()
 	}
+	defer m.pulse.busy(baselinePatience(probes), "the baseline")()
 	return health.Baseline(ctx, probes).Answer.String()
 }
 
@@ -387,6 +396,7 @@ func (m *Machine) stop(ctx context.Context, unit string) error {
 	if units.IsTemplate(unit) {
 		return nil
 	}
+	defer m.pulse.busy(2*stopPatience, "stopping "+unit)()
 	bounded, cancel := context.WithTimeout(ctx, stopPatience)
 	defer cancel()
 	err := m.Manager.Job(bounded, "stop", unit)
@@ -428,6 +438,7 @@ const managerSilent = "systemd-unreachable"
 // would refuse. It gives up waiting for a start that hangs, so that the daemon itself goes back and need not be ended by the
 // guard, which would cost every other app's trial.
 func (m *Machine) restartWithin(ctx context.Context, d time.Duration, id release.ID, set *units.Set) error {
+	defer m.pulse.busy(d, "restarting the units of "+id.String())()
 	bounded, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
 	for _, unit := range set.Names() {
@@ -504,6 +515,7 @@ func (m *Machine) hook(ctx context.Context, rel *release.Release, id release.ID,
 	if timeout == 0 {
 		timeout = time.Minute
 	}
+	defer m.pulse.busy(timeout, "hook "+what)()
 	res, err := m.Tasks.Run(ctx, m.task(id, what, c.Command, c.User, timeout))
 	if err != nil {
 		return fmt.Errorf("cannot run hook %s: %w", what, err)

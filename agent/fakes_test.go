@@ -30,13 +30,25 @@ type source struct {
 	flaky   int
 	corrupt bool
 	staged  int
+	// slow, if set, runs at the beginning of every Stage; refreshHangs makes Refresh wait for its end.
+	slow         func(context.Context, func(agent.Progress))
+	refreshHangs bool
 }
 
 func newSource() *source {
 	return &source{docs: map[string]agent.Document{}, ships: map[release.Digest]*ship{}, errs: map[string]error{}, expires: map[string]time.Time{}}
 }
 
-func (s *source) Refresh(ctx context.Context) (agent.Metadata, error) { return s.Known(ctx) }
+func (s *source) Refresh(ctx context.Context) (agent.Metadata, error) {
+	s.mu.Lock()
+	hangs := s.refreshHangs
+	s.mu.Unlock()
+	if hangs {
+		<-ctx.Done()
+		return agent.Metadata{}, ctx.Err()
+	}
+	return s.Known(ctx)
+}
 
 func (s *source) Known(context.Context) (agent.Metadata, error) {
 	s.mu.Lock()
@@ -84,6 +96,9 @@ func (s *source) Stage(ctx context.Context, a release.Artifact, dir string, prog
 	m, err := release.ParseManifest(sh.manifest)
 	if err != nil {
 		return nil, err
+	}
+	if s.slow != nil {
+		s.slow(ctx, progress)
 	}
 	progress(agent.Progress{Step: "fetch", Done: int64(len(archive)), Total: a.Archive.Length})
 	if err := release.Unpack(ctx, bytes.NewReader(archive), m, dir, release.UnpackOptions{}); err != nil {
@@ -148,7 +163,9 @@ type supervisor struct {
 	onJob func(verb, unit string)
 	log   []string
 	tasks []string
-	exit  map[string]int // exit status of tasks by last argument
+	// taskTakes is how long every task runs.
+	taskTakes time.Duration
+	exit      map[string]int // exit status of tasks by last argument
 
 	supervised
 }
@@ -364,6 +381,9 @@ func (s *supervisor) Unit(_ context.Context, unit string) (health.UnitStatus, er
 }
 
 func (s *supervisor) Run(_ context.Context, t agent.Task) (agent.TaskResult, error) {
+	if s.taskTakes > 0 {
+		time.Sleep(s.taskTakes)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	last := t.Command[len(t.Command)-1]

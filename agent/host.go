@@ -14,7 +14,8 @@ import (
 // Host runs the machines of one host and refreshes the metadata they share. One app's trouble never touches another: a
 // machine has its own goroutine, lock and state.
 type Host struct {
-	deps Deps
+	deps  Deps
+	pulse pulse
 
 	mu       sync.Mutex
 	interval time.Duration
@@ -176,6 +177,7 @@ func (h *Host) Run(ctx context.Context) {
 	for ctx.Err() == nil {
 		timer := time.NewTimer(wait)
 		var answer chan error
+		h.pulse.rest()
 		select {
 		case <-ctx.Done():
 			timer.Stop()
@@ -190,6 +192,7 @@ func (h *Host) Run(ctx context.Context) {
 		}
 		wait = h.nextPoll(err)
 	}
+	h.pulse.rest()
 	h.mu.Lock()
 	all := make([]*runner, 0, len(h.running))
 	for _, r := range h.running {
@@ -202,7 +205,10 @@ func (h *Host) Run(ctx context.Context) {
 }
 
 func (h *Host) poll(ctx context.Context) error {
-	meta, err := h.deps.Source.Refresh(ctx)
+	defer h.pulse.busy(refreshPatience, "a refresh")()
+	bounded, cancel := context.WithTimeout(ctx, refreshPatience)
+	defer cancel()
+	meta, err := h.deps.Source.Refresh(bounded)
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}

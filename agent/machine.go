@@ -24,6 +24,8 @@ type Machine struct {
 	app  release.App
 	tree *store.App
 
+	pulse pulse // of Run's goroutine
+
 	wake     chan struct{}
 	verdicts chan verdict
 	swept    bool        // used by Run's goroutine alone
@@ -119,14 +121,19 @@ const idleWait = 5 * time.Minute
 // Run recovers what an earlier run left and then works until ctx ends. It never leaves a half-done step behind that recover
 // would not find.
 func (m *Machine) Run(ctx context.Context) {
+	m.pulse.within(stepPatience, "its recovery")
+	defer m.pulse.rest()
 	m.recover(ctx)
 	for ctx.Err() == nil {
+		m.pulse.within(stepPatience, "a step")
 		timer := time.NewTimer(m.step(ctx))
+		m.pulse.rest()
 		select {
 		case <-ctx.Done():
 		case <-timer.C:
 		case <-m.wake:
 		case v := <-m.verdicts:
+			m.pulse.within(stepPatience, "the end of a trial")
 			m.finish(ctx, v)
 		}
 		timer.Stop()

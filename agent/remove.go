@@ -72,6 +72,7 @@ func (m *Machine) tidy(ctx context.Context, cur release.ID) {
 	if !cur.IsZero() {
 		m.reconcile(ctx, cur)
 	}
+	defer m.pulse.busy(sweepPatience, "deleting what nobody needs")()
 	m.sweep(ctx)
 	m.prune(ctx)
 }

@@ -261,6 +261,7 @@ func (m *Machine) watchFallback(ctx context.Context, a *state.Attempt) health.Ve
 	if err != nil {
 		return health.Verdict{Answer: health.CannotTell, Reason: err.Error()}
 	}
+	defer m.pulse.busy(fallbackDeadline, "watching the fallback")()
 	w := health.Watch{Probes: probes, MinHealthy: fallbackMinHealthy, Deadline: fallbackDeadline, Length: fallbackDeadline}
 	return w.Run(ctx)
 }

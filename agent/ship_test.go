@@ -113,6 +113,7 @@ func withFloor(version string) shipOption {
 func withHooks(_ string, r *release.Release) {
 	command := func(arg string) *release.Command { return &release.Command{Command: []string{"bin/billing", arg}} }
 	r.Hooks = &release.Hooks{PreActivate: command("migrate"), PostCommit: command("announce"), PostRevert: command("regret")}
+	r.Hooks.PreActivate.Timeout = release.Duration(time.Hour)
 }
 
 func build(app release.App, version string, options ...shipOption) *ship {

@@ -66,7 +66,7 @@ func (m *Machine) advance(ctx context.Context) (time.Duration, error) {
 	if err != nil {
 		return idleWait, err
 	}
-	w, err := m.resolve(ctx, st)
+	w, err := m.resolveInTime(ctx, st)
 	if err != nil {
 		return idleWait, err
 	}
@@ -125,6 +125,14 @@ func (m *Machine) known(ctx context.Context) (Metadata, error) {
 		return meta, fmt.Errorf("cannot trust any metadata yet: %w", err)
 	}
 	return meta, nil
+}
+
+// resolveInTime is resolve with an end: a mirror that trickles must not keep a command waiting for ever.
+func (m *Machine) resolveInTime(ctx context.Context, st *state.App) (*wish, error) {
+	defer m.pulse.busy(documentsPatience, "reading signed documents")()
+	ctx, cancel := context.WithTimeout(ctx, documentsPatience)
+	defer cancel()
+	return m.resolve(ctx, st)
 }
 
 // settled answers the cases that need no staging: what is signed already runs, or is signed to be absent and is.
@@ -216,12 +224,14 @@ func (m *Machine) stage(ctx context.Context, w *wish) error {
 		return err
 	}
 	m.wait("staging", sentence("staging %s %s: %d MB to fetch", m.app, w.rel.Version, art.Archive.Length>>20))
+	m.pulse.rest()
 	select {
 	case m.StageSlots <- struct{}{}:
 		defer func() { <-m.StageSlots }()
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	m.pulse.within(stepPatience, "staging")
 	return m.fill(ctx, w, art)
 }
 
@@ -236,7 +246,9 @@ func (m *Machine) fill(ctx context.Context, w *wish, art release.Artifact) error
 	if err != nil {
 		return err
 	}
-	manifest, err := m.Source.Stage(ctx, art, in.Dir, m.progress())
+	stillness := stepPatience + treePatience(w.rel)
+	m.pulse.within(stillness, "staging")
+	manifest, err := m.Source.Stage(ctx, art, in.Dir, m.progress(stillness))
 	if err != nil {
 		return errors.Join(err, in.Abandon())
 	}
@@ -260,9 +272,11 @@ func (m *Machine) checkSpace(art release.Artifact) error {
 	return store.CheckSpace([]store.Need{need}, m.cfg().SpaceReserve)
 }
 
-func (m *Machine) progress() func(Progress) {
+// progress shows how far a step has come; every byte is a sign of life.
+func (m *Machine) progress(stillness time.Duration) func(Progress) {
 	begin := m.Clock.Boot()
 	return func(p Progress) {
+		m.pulse.within(stillness, "staging")
 		if took := m.Clock.Boot() - begin; took > 0 {
 			p.Rate = int64(float64(p.Done) / took.Seconds())
 		}
@@ -357,6 +371,7 @@ func (m *Machine) checkStaged(ctx context.Context, w *wish) (*units.Set, error) 
 	if err := m.missingGates(w.deployment.Gates); err != nil {
 		return nil, err
 	}
+	defer m.pulse.busy(treePatience(w.rel), "the gates")()
 	return set, gate.All(ctx, m.Gates, gate.Subject{
 		App: m.app, ID: w.id, Digest: w.digest, Tree: m.tree.ReleaseDir(w.id), Release: w.rel, Manifest: manifest, Deployment: w.deployment,
 	})

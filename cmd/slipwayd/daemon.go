@@ -86,7 +86,7 @@ func (d *wired) serve(ctx context.Context, dir string) error {
 	wg.Go(func() { config.Watch(ctx, dir, d.log.Named("config"), d.edited) })
 	wg.Go(func() { d.watchLocal(ctx) })
 	wg.Go(func() { d.reloadOnHangup(ctx, dir) })
-	wg.Go(func() { d.notifier.Watchdog(ctx, func() bool { return true }) })
+	wg.Go(func() { d.notifier.Watchdog(ctx, alive(d.host, d.log)) })
 	d.log.Info("slipwayd runs", "version", version, "environment", d.config().Environment, "host", d.hostID, "supervisor", d.manager.Describe())
 	_ = d.notifier.Ready()
 	d.host.Run(ctx)
@@ -96,6 +96,20 @@ func (d *wired) serve(ctx context.Context, dir string) error {
 		return cause
 	}
 	return nil
+}
+
+// alive answers the watchdog: no sign of life is sent while a loop hangs, so that the service manager starts the daemon anew.
+// The reason is logged when it first is known, because the process will not live to tell.
+func alive(host interface{ Hung() error }, log hclog.Logger) func() bool {
+	told := false
+	return func() bool {
+		err := host.Hung()
+		if err != nil && !told {
+			log.Error("the watchdog is no longer fed", "error", err)
+		}
+		told = err != nil
+		return err == nil
+	}
 }
 
 // edited is called with every new configuration, or with what is wrong with an edit.
