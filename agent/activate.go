@@ -80,7 +80,7 @@ func (m *Machine) stillWanted(ctx context.Context, st *state.App, w *wish) bool 
 	if now.meta, err = m.Source.Known(ctx); err != nil || m.cfg().Disabled {
 		return false
 	}
-	d := m.decide(st, now)
+	d := m.decide(ctx, st, now)
 	return d.Act && d.Verb == rollout.VerbActivate
 }
 
@@ -199,6 +199,17 @@ func (m *Machine) baseline(ctx context.Context, from release.ID) string {
 	}
 	defer m.pulse.busy(baselinePatience(probes), "the baseline")()
 	return health.Baseline(ctx, probes).Answer.String()
+}
+
+// servesPatience bounds one look at what runs beside everything else.
+const servesPatience = 30 * time.Second
+
+// serves reports whether what runs is not known to be unhealthy; what cannot be told in time is not.
+func (m *Machine) serves(ctx context.Context, id release.ID) bool {
+	ctx, cancel := context.WithTimeout(ctx, servesPatience)
+	defer cancel()
+	probes, _, err := m.probes(id, nil)
+	return err != nil || health.Baseline(ctx, probes).Answer != health.Unhealthy
 }
 
 func (m *Machine) prepare(ctx context.Context, w *wish) error {

@@ -215,10 +215,10 @@ func (m *Machine) Plan(ctx context.Context) (act bool, plan []string, err error)
 	if err != nil {
 		return false, nil, err
 	}
-	if !w.id.IsZero() && cur == w.id {
+	if !w.id.IsZero() && cur == w.id && !st.Keeps(cur) {
 		return false, []string{sentence("nothing: %s %s runs, as signed", m.app, cur.Version())}, nil
 	}
-	d := m.decide(st, w)
+	d := m.decide(ctx, st, w)
 	if !d.Act {
 		return false, []string{"wait: " + d.Because}, nil
 	}

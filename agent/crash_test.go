@@ -28,6 +28,7 @@ const (
 	lifeEnv    = "SLIPWAY_TEST_LIFE"
 	outsideEnv = "SLIPWAY_TEST_OUTSIDE"
 	rebootEnv  = "SLIPWAY_TEST_REBOOTED"
+	keptEnv    = "SLIPWAY_TEST_KEPT" // the child lives keptLife
 )
 
 // notOfTheLife are the failpoints that no ordinary life passes, and what tests them instead.
@@ -35,6 +36,7 @@ var notOfTheLife = map[string]string{
 	"durable.reserve.before-free":     "a full disk: agent/durable, and TestADiskThatFillsUpDuringATrialDoesNotStopTheRevert",
 	"durable.reserve.before-recreate": "a full disk: agent/durable, and TestADiskThatFillsUpDuringATrialDoesNotStopTheRevert",
 	"store.swap.before-last-resort":   "a full disk: agent/store",
+	"agent.revert.kept":               "a first installation: TestKillWhileAFailedFirstInstallationIsKept",
 }
 
 // life takes a host from nothing to 1.0, to 1.1, tries 1.2 which turns unhealthy, and takes the app off again. It can be
@@ -106,7 +108,54 @@ func TestLifeOfAChild(t *testing.T) {
 		if os.Getenv(rebootEnv) != "" {
 			w.bootAfterPowerCut()
 		}
+		if os.Getenv(keptEnv) != "" {
+			keptLife(w)
+			return
+		}
 		life(w)
+	})
+}
+
+// keptLife is a first installation that fails and is kept for inspection, until a later release is installed.
+func keptLife(w *world) {
+	w.temper(v12(), temper{DiesAfter: 5 * time.Second})
+	w.start()
+	if w.read().Sequence < 2 {
+		w.deploy(1, v12(), onFirstFailure("keep"))
+		w.until("it is kept", func() bool { return w.phase(state.Idle)() && w.read().Keeps(w.current()) })
+		w.keptStopped(v12())
+	}
+	w.deploy(2, v10())
+	w.until("the next release is installed", w.rests(v10()))
+	w.settledOn(v10())
+	w.halt()
+}
+
+func TestKillWhileAFailedFirstInstallationIsKept(t *testing.T) {
+	h, trace := host{t.TempDir(), t.TempDir()}, filepath.Join(t.TempDir(), "trace")
+	if out, err := h.live(keptEnv+"=yes", "SLIPWAY_FAILPOINT_TRACE="+trace); err != nil {
+		t.Fatalf("%v: %s", err, tail(out))
+	}
+	data, err := os.ReadFile(trace)
+	must(t, err)
+	points := strings.Fields(string(data))
+	begins, ends := slices.Index(points, "agent.revert.saved"), len(points)
+	for i, name := range points {
+		if i > begins && name == "agent.activate.attempt-saved" {
+			ends = i + 1
+			break
+		}
+	}
+	rows := steps(points)[begins:ends]
+	t.Logf("crash table: %d kills", len(rows))
+	inTurns(t, rows, func(t *testing.T, row string) {
+		h := host{t.TempDir(), t.TempDir()}
+		h.crash(t, fmt.Sprintf(row, "kill"), keptEnv+"=yes")
+		h.checkPromises(t)
+		if out, err := h.live(keptEnv + "=yes"); err != nil {
+			t.Fatalf("the life cannot be finished: %v: %s", err, tail(out))
+		}
+		h.checkPromises(t)
 	})
 }
 
@@ -159,9 +208,9 @@ func (h host) live(env ...string) ([]byte, error) {
 	return cmd.CombinedOutput()
 }
 
-func (h host) crash(t *testing.T, arm string) {
+func (h host) crash(t *testing.T, arm string, env ...string) {
 	t.Helper()
-	out, err := h.live("SLIPWAY_FAILPOINT=" + arm)
+	out, err := h.live(append(env, "SLIPWAY_FAILPOINT="+arm)...)
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
 		t.Fatalf("%s was not reached: %v: %s", arm, err, out)

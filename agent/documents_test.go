@@ -311,3 +311,34 @@ func TestOneAppsTroubleDoesNotTouchAnother(t *testing.T) {
 		w.until("the shop is upgraded while billing is damaged", w.rests(vShop2()))
 	})
 }
+
+// paced signs a revert of s to back that hosts spread over four hours.
+func paced(back *ship) deployOption {
+	return func(d *release.Deployment) {
+		d.State, d.Fallback = release.StateRevert, back.ref()
+		d.Created = time.Now()
+		d.Revert = &release.RevertPolicy{Spread: release.Duration(4 * time.Hour)}
+	}
+}
+
+func TestAHostThatServesWaitsForItsTurnInASignedRevertAndOneThatDoesNotGoesAtOnce(t *testing.T) {
+	for name, healthy := range map[string]bool{"serves": true, "does-not-serve": false} {
+		t.Run(name, func(t *testing.T) {
+			story(t, func(w *world) {
+				w.installed(1, v10())
+				w.installed(2, v11())
+				if !healthy {
+					w.temper(v11(), temper{DiesAfter: time.Second})
+				}
+				w.deploy(3, v11(), paced(v10()))
+				w.pass(time.Minute)
+				if waits := w.current() == v11().id; waits != healthy {
+					t.Errorf("after a minute current is %s: %s", w.current(), w.why())
+				}
+				w.until("it is reverted in the end", w.ended("reverted"))
+				w.pass(time.Minute)
+				w.settledOn(v10())
+			})
+		})
+	}
+}

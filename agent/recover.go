@@ -149,6 +149,9 @@ func (m *Machine) unitsOf(id release.ID) (*units.Set, error) {
 // reconcile makes the unit directory agree with what `current` names and with the host's configuration. A change of
 // variables or credentials is written at once and counts from the unit's next start.
 func (m *Machine) reconcile(ctx context.Context, cur release.ID) {
+	if st, err := m.State.Read(m.app); err != nil || st.Keeps(cur) {
+		return // a release kept for inspection is left as it is
+	}
 	rel, _, err := m.tree.Release(cur)
 	if err != nil {
 		m.fail("cannot read the current release of "+m.app.String(), err)
@@ -297,6 +300,9 @@ func (m *Machine) bootReconcile(ctx context.Context, tx *state.Tx) error {
 	set, err := m.unitsOf(cur)
 	if err != nil {
 		return err
+	}
+	if tx.State.Keeps(cur) {
+		set = set.Inert()
 	}
 	if err := m.install(ctx, set, tx.State.Phase == state.Trial); err != nil {
 		return err

@@ -55,6 +55,7 @@ func (m *Machine) remove(ctx context.Context) {
 		if err := fpTakenOff.Hit(); err != nil {
 			return err
 		}
+		tx.State.Kept = release.ID{}
 		o := state.Outcome{At: m.Clock.Now().UTC(), Result: "removed", From: cur, Sequence: tx.State.Sequence}
 		tx.State.Record(o)
 		if err := tx.Advance(state.Idle); err != nil {

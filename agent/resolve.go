@@ -221,7 +221,7 @@ func (m *Machine) release(ctx context.Context, ref release.Reference) (*release.
 }
 
 // decide asks the pure rollout rules.
-func (m *Machine) decide(st *state.App, w *wish) rollout.Decision {
+func (m *Machine) decide(ctx context.Context, st *state.App, w *wish) rollout.Decision {
 	cfg := m.cfg()
 	in := rollout.Input{
 		Deployment: w.deployment, Emergency: w.emergency, EmergencyExpired: w.emergExp, Inventory: w.inventory, InventoryDigest: w.invDigest,
@@ -234,13 +234,23 @@ func (m *Machine) decide(st *state.App, w *wish) rollout.Decision {
 	}
 	if id, err := m.current(); err == nil && !id.IsZero() {
 		if _, digest, err := m.tree.Release(id); err == nil {
-			in.Current = &rollout.Running{Version: id.Version(), Digest: digest}
+			in.Current = m.running(ctx, st, w, id, digest)
 		}
 	}
 	if q, ok := st.Quarantined(w.digest, w.deployment.Sequence); ok && !w.digest.IsZero() && m.quarantineBinds(q) {
 		in.Quarantined = &q.Reason
 	}
 	return rollout.Decide(in)
+}
+
+// running describes what `current` names. Its health is asked only when it counts: in a signed revert with a pace, where a host
+// that does not serve has no turn to wait for.
+func (m *Machine) running(ctx context.Context, st *state.App, w *wish, id release.ID, digest release.Digest) *rollout.Running {
+	r := &rollout.Running{Version: id.Version(), Digest: digest, Stopped: st.Keeps(id)}
+	d := w.deployment
+	paced := d.State == release.StateRevert && d.Revert != nil && d.Release != nil && d.Release.SHA256 == digest
+	r.Healthy = !r.Stopped && (!paced || m.serves(ctx, id))
+	return r
 }
 
 func (m *Machine) quarantineBinds(q state.Quarantine) bool {

@@ -18,6 +18,7 @@ var (
 	fpBack       = durable.NewFailpoint("agent.revert.swapped")
 	fpBackUnits  = durable.NewFailpoint("agent.revert.units-written")
 	fpBackUp     = durable.NewFailpoint("agent.revert.restarted")
+	fpKept       = durable.NewFailpoint("agent.revert.kept")
 	fpRevertDone = durable.NewFailpoint("agent.revert.done")
 )
 
@@ -132,9 +133,15 @@ func (m *Machine) restoreLinks(ctx context.Context, tx *state.Tx, a *state.Attem
 			return nil, err
 		}
 	}
-	if target.IsZero() {
+	switch cur, err := m.current(); {
+	case err != nil:
+		return nil, err
+	case target.IsZero() && a.KeepsFailed() && cur == a.To:
+		return nil, m.keepFailed(ctx, tx, a)
+	case target.IsZero():
 		return nil, m.takeOff(ctx)
 	}
+	tx.State.Kept = release.ID{}
 	if err := m.tree.Swap(target); err != nil {
 		return nil, err
 	}
@@ -173,6 +180,47 @@ func (m *Machine) intact(ctx context.Context, st *state.App, a *state.Attempt) r
 		}
 	}
 	return release.ID{}
+}
+
+// keepFailed is the end of a failed first installation that its signers want to look at: `current` and the unit files stay, so
+// that everything can be inspected and started by hand, the units are stopped, and no boot starts them. The caller saves.
+func (m *Machine) keepFailed(ctx context.Context, tx *state.Tx, a *state.Attempt) error {
+	set, err := m.unitsOf(a.To)
+	if err != nil {
+		return err
+	}
+	for _, unit := range stopOrder(set.Names()) {
+		if err := m.stop(ctx, unit); err != nil {
+			return err
+		}
+	}
+	if err := m.install(ctx, set.Inert(), false); err != nil {
+		return err
+	}
+	tx.State.Kept = a.To
+	return fpKept.Hit()
+}
+
+// giveUpKept takes a failed first installation that was kept for inspection off the host, so that what follows is a first
+// installation again.
+func (m *Machine) giveUpKept(ctx context.Context) error {
+	ctx = context.WithoutCancel(ctx)
+	return m.locked(ctx, func(tx *state.Tx) error {
+		switch tx.State.Phase {
+		case state.Idle, state.Staging, state.Waiting, state.Stuck:
+		default:
+			return errSuperseded
+		}
+		if cur, err := m.current(); err != nil || !tx.State.Keeps(cur) {
+			return err
+		}
+		m.Log.Info("a failed first installation is no longer kept", "app", m.app, "release", tx.State.Kept)
+		if err := m.takeOff(ctx); err != nil {
+			return err
+		}
+		tx.State.Kept = release.ID{}
+		return tx.Save()
+	})
 }
 
 // takeOff stops the app and leaves `current` absent: the end of a failed first installation and of a removal. The trees
@@ -273,6 +321,9 @@ func (m *Machine) endRevert(tx *state.Tx, v health.Verdict) error {
 	}
 	to, message := state.Idle, sentence("%s is back on %s: %s", m.app, orNothing(name(a.Fallback)), a.Reason)
 	switch {
+	case tx.State.Keeps(a.To):
+		o.To = a.To
+		message = sentence("%s %s failed and there is nothing to go back to: its units are stopped and, as signed, it is kept for inspection: %s", m.app, a.To.Version(), a.Reason)
 	case a.Fallback.IsZero():
 		message = sentence("%s %s failed and there is nothing to go back to: its units are stopped and `current` is absent: %s", m.app, a.To.Version(), a.Reason)
 	case a.Cause == state.CauseFailedBefore:

@@ -82,7 +82,7 @@ func (m *Machine) advance(ctx context.Context) (time.Duration, error) {
 	if done, wait, err := m.settled(ctx, st, w, cur); done {
 		return wait, err
 	}
-	d := m.decide(st, w)
+	d := m.decide(ctx, st, w)
 	if w.deployment.Absent || d.Verb == rollout.VerbStop || d.Verb == rollout.VerbRemove {
 		return m.takeDown(ctx, w, d)
 	}
@@ -108,12 +108,15 @@ func (m *Machine) advance(ctx context.Context) (time.Duration, error) {
 	if err != nil {
 		return m.gateFailed(ctx, w, err)
 	}
-	if d = m.decide(st, w); !d.Act {
+	if d = m.decide(ctx, st, w); !d.Act {
 		if err := m.phaseWaiting(ctx); err != nil {
 			return 0, err
 		}
 		m.tidy(ctx, cur)
 		return m.notNow(st, d)
+	}
+	if st.Keeps(cur) {
+		return 0, m.giveUpKept(ctx)
 	}
 	return m.activate(ctx, w, set, d)
 }
@@ -146,7 +149,7 @@ func (m *Machine) settled(ctx context.Context, st *state.App, w *wish, cur relea
 		}
 		return false, 0, nil
 	}
-	if cur.IsZero() || cur != w.id || st.Phase == state.Stuck || m.revoked(st, w.digest) {
+	if cur.IsZero() || cur != w.id || st.Phase == state.Stuck || st.Keeps(cur) || m.revoked(st, w.digest) {
 		return false, 0, nil
 	}
 	if err := m.phaseIdle(ctx); err != nil {

@@ -116,7 +116,7 @@ func (m *Machine) overrule(ctx context.Context, st *state.App) {
 		bounded, cancel := context.WithTimeout(ctx, overrulePatience)
 		defer cancel()
 		if w, err := m.resolve(bounded, st); err == nil {
-			m.takeBack(ctx, st, m.decide(st, w))
+			m.takeBack(ctx, st, m.decide(bounded, st, w))
 		}
 	}()
 }

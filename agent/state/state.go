@@ -91,7 +91,13 @@ type App struct {
 	Revoked    []release.Digest `json:"revoked,omitempty"`
 	// Removed says that an operator took the app off this host; nothing starts until it has left the configuration.
 	Removed bool `json:"removed,omitempty"`
+	// Kept is a failed first installation that its signers want left for inspection. As long as `current` names it, its
+	// units are stopped and nothing here starts them, not even a boot.
+	Kept release.ID `json:"kept,omitzero"`
 }
+
+// Keeps reports whether id, which `current` names, is kept for inspection and does not run.
+func (a *App) Keeps(id release.ID) bool { return !id.IsZero() && a.Kept == id }
 
 // Attempt is one try at making a release current. It is saved before the first effect.
 type Attempt struct {
@@ -121,7 +127,9 @@ type Attempt struct {
 	HealthySince time.Duration `json:"healthy_since,omitempty"`
 	WasHealthy   bool          `json:"was_healthy,omitempty"`
 	// Baseline is the health of what ran before: "healthy", "unhealthy", "cannot-tell", or "none" if nothing ran.
-	Baseline       string `json:"baseline"`
+	Baseline string `json:"baseline"`
+	// OnFirstFailure is what the deployment signs for a first installation that fails: KeepFailed, or anything else for
+	// taking it off.
 	OnFirstFailure string `json:"on_first_failure,omitempty"`
 	// Timing is the deployment's timing of checks by name.
 	Timing map[string]release.Timing `json:"timing,omitempty"`
@@ -131,6 +139,15 @@ type Attempt struct {
 	Cause     Cause  `json:"cause,omitempty"`
 	Reason    string `json:"reason,omitempty"`
 	Restarted bool   `json:"restarted,omitempty"`
+}
+
+// KeepFailed is the OnFirstFailure that leaves the release for inspection.
+const KeepFailed = "keep"
+
+// KeepsFailed reports whether the end of this attempt leaves To in its place with its units stopped: only a first
+// installation that failed, not one that signers or the emergency key took back.
+func (a *Attempt) KeepsFailed() bool {
+	return a.OnFirstFailure == KeepFailed && a.From.IsZero() && a.Fallback.IsZero() && a.Cause != CauseSigned && a.Cause != CauseRevoked
 }
 
 // Good is a release that passed its trial on this host.

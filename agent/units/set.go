@@ -224,6 +224,13 @@ func (o Options) checkCredentials(app release.App) error {
 	return nil
 }
 
+// Inert is the set with nothing that starts it: no boot links and no units to start.
+func (s *Set) Inert() *Set {
+	out := *s
+	out.Links, out.Start, out.Idle = nil, nil, s.Names()
+	return &out
+}
+
 // Encode returns the set as it is kept with the app's state.
 func (s *Set) Encode() []byte {
 	data, err := json.Marshal(s)
