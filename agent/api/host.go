@@ -40,15 +40,17 @@ type Inspector interface {
 type Operator interface {
 	// Refresh fetches metadata now and waits for the result.
 	Refresh(ctx context.Context) (RefreshReport, error)
-	// Apply skips the jitter; every other rule still holds. A dry run changes nothing and needs no lock.
+	// Apply refreshes and looks now: it waits neither for the next poll nor for the pause after a failed staging. Every rule
+	// still holds. A dry run changes nothing and needs no lock.
 	Apply(ctx context.Context, app string, r ApplyRequest) (ApplyReport, error)
 	// Revert must not depend on network, expiry, disk space or audit; a hold does not stop it. KindRefused if there is nothing
 	// to go back to.
 	Revert(ctx context.Context, app string, r RevertRequest) (Accepted, error)
-	// Hold stops new activations of app, or of the whole host if app is empty. It is idempotent; a trial under way is
-	// finished, not frozen.
+	// Hold stops new activations of app or, if app is empty, of every app on the host and of those that appear later. It is
+	// idempotent; a trial under way is finished, not frozen.
 	Hold(ctx context.Context, app string, r HoldRequest) (Accepted, error)
-	// Resume ends the hold of app, or the host's own if app is empty; no hold is KindRefused.
+	// Resume ends the hold of app or, if app is empty, every hold on the host; no hold is KindRefused. An app resumed by name
+	// stays out of a hold over the host.
 	Resume(ctx context.Context, app string, r ResumeRequest) (Accepted, error)
 	// Retry clears quarantine; nothing quarantined is KindRefused.
 	Retry(ctx context.Context, app string, r RetryRequest) (Accepted, error)

@@ -2,8 +2,8 @@ package api
 
 import "time"
 
-// ApplyRequest asks to start now what the deployment asks for: it skips the jitter and nothing else. With DryRun nothing changes
-// and the answer says what would happen.
+// ApplyRequest asks to start now what the deployment asks for: without waiting for the next poll or for the pause after a failed
+// staging. With DryRun nothing changes and the answer says what would happen.
 type ApplyRequest struct {
 	ExpectRevision int64 `json:"expect_revision"`
 	DryRun         bool  `json:"dry_run,omitempty"`

@@ -28,9 +28,11 @@ type Status struct {
 	Supervisor  string      `json:"supervisor,omitempty"`
 	Repository  Repository  `json:"repository"`
 	Apps        []AppStatus `json:"apps"`
-	// Hold is the hold over the whole host, if any; holds of single apps are in Apps.
+	// Hold is the hold over the whole host, if one is in force: apps that appear while it is are held too. What holds each app
+	// now is in Apps.
 	Hold *Hold `json:"hold,omitempty"`
-	// Revision is of the host-wide state (the host-wide hold); every app has its own.
+	// Revision grows with every hold and resume on this host; it is what resuming the whole host is compared with. Every app
+	// has its own.
 	Revision int64 `json:"revision"`
 	// Warnings are whole sentences about the host: a configuration edit that was refused, options that weaken safety.
 	Warnings []string `json:"warnings,omitempty"`

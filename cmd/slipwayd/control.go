@@ -39,6 +39,10 @@ func (c *control) Status(ctx context.Context) (api.Status, error) {
 		Host: c.d.hostID, Environment: cfg.Environment, Version: version, Supervisor: c.d.manager.Describe(),
 		Repository: c.repository(), Warnings: c.d.warnings(), Apps: []api.AppStatus{},
 	}
+	hold, revision := c.d.hold.get(c.d.clock.Now())
+	if out.Revision = revision; hold != nil {
+		out.Hold = &api.Hold{Since: hold.At, Until: hold.Until, Reason: hold.Reason, By: hold.By}
+	}
 	for _, m := range c.d.host.Machines() {
 		out.Apps = append(out.Apps, c.app(ctx, m))
 	}
@@ -280,34 +284,6 @@ func (c *control) Revert(ctx context.Context, app string, r api.RevertRequest) (
 	})
 }
 
-// Hold implements api.Operator.
-func (c *control) Hold(ctx context.Context, app string, r api.HoldRequest) (api.Accepted, error) {
-	if app == "" {
-		return c.each(func(m *agent.Machine) (int64, error) {
-			return m.Hold(ctx, agent.Command{By: caller(ctx), Reason: r.Reason}, r.Until)
-		}, "every app is held")
-	}
-	return c.do(ctx, app, 0, r.Reason, "held", func(m *agent.Machine, cmd agent.Command) (int64, error) {
-		return m.Hold(ctx, cmd, r.Until)
-	})
-}
-
-// Resume implements api.Operator.
-func (c *control) Resume(ctx context.Context, app string, r api.ResumeRequest) (api.Accepted, error) {
-	if app == "" {
-		return c.each(func(m *agent.Machine) (int64, error) {
-			st, err := c.d.state.Read(m.App())
-			if err != nil || st.Hold == nil {
-				return 0, err
-			}
-			return m.Resume(ctx, agent.Command{By: caller(ctx), Expect: st.Revision})
-		}, "every hold is ended")
-	}
-	return c.do(ctx, app, r.ExpectRevision, "", "resumed", func(m *agent.Machine, cmd agent.Command) (int64, error) {
-		return m.Resume(ctx, cmd)
-	})
-}
-
 // Retry implements api.Operator.
 func (c *control) Retry(ctx context.Context, app string, r api.RetryRequest) (api.Accepted, error) {
 	var digest release.Digest
@@ -339,16 +315,6 @@ func (c *control) do(ctx context.Context, app string, expect int64, reason, done
 		return api.Accepted{}, api.NewError(api.KindRefused, refused.Reason, "")
 	}
 	return api.Accepted{Revision: revision, Message: app + ": " + done}, err
-}
-
-func (c *control) each(f func(*agent.Machine) (int64, error), done string) (api.Accepted, error) {
-	var errs []error
-	for _, m := range c.d.host.Machines() {
-		if _, err := f(m); err != nil {
-			errs = append(errs, err)
-		}
-	}
-	return api.Accepted{Message: done}, errors.Join(errs...)
 }
 
 func caller(ctx context.Context) string {

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
+
 	"github.com/slipway-deploy/slipway/agent"
 	"github.com/slipway-deploy/slipway/agent/config"
 	"github.com/slipway-deploy/slipway/agent/durable"
@@ -22,15 +24,22 @@ func itoa(n int) string { return strconv.Itoa(n) }
 
 // guard ends the attempt its ticket names, with or without a daemon.
 func guard(ctx context.Context, dir, text string) error {
-	t, err := agent.ParseTicket(text)
-	if err != nil {
+	if _, err := agent.ParseTicket(text); err != nil {
 		return err
 	}
-	d, err := helper(ctx, dir, false)
+	d, err := assist(ctx, dir, false)
 	if err != nil {
 		return err
 	}
 	defer d.manager.Close()
+	return d.endAttempt(ctx, text)
+}
+
+func (d *wired) endAttempt(ctx context.Context, text string) error {
+	t, err := agent.ParseTicket(text)
+	if err != nil {
+		return err
+	}
 	m, ok := d.host.Machine(t.App)
 	if !ok {
 		return nil
@@ -70,7 +79,7 @@ const bootEach = 30 * time.Second
 // boot settles what a reboot interrupted, for every app that has state, before any of them may start. One app's trouble keeps
 // no other from being settled.
 func boot(ctx context.Context, dir string) error {
-	d, err := helper(ctx, dir, true)
+	d, err := assist(ctx, dir, true)
 	if err != nil {
 		return err
 	}
@@ -90,7 +99,7 @@ func boot(ctx context.Context, dir string) error {
 func settle(ctx context.Context, dir string, timeout time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	d, err := helper(ctx, dir, false)
+	d, err := assist(ctx, dir, false)
 	if err != nil {
 		return err
 	}
@@ -100,6 +109,65 @@ func settle(ctx context.Context, dir string, timeout time.Duration) error {
 		errs = append(errs, m.Settle(ctx))
 	}
 	return errors.Join(errs...)
+}
+
+// assist is helper for what must work even when nothing that was written about this host can be used: an edit that contradicts
+// itself costs the check it failed, and without any valid configuration the built-in defaults serve. The state, the links and the
+// units saved beside the state say the rest.
+func assist(ctx context.Context, dir string, early bool) (*wired, error) {
+	cfg, problems := loadOrKept(dir)
+	if cfg == nil {
+		// Another directory belongs to another installation, whose paths nobody knows now: the default ones are not its.
+		if dir != config.DefaultDir {
+			return nil, problems
+		}
+		cfg = builtIn()
+	} else if _, contradiction := new(wired).settings(cfg); contradiction == nil {
+		return helper(ctx, dir, early)
+	} else {
+		problems = contradiction
+	}
+	log := systemd.NewLogger("slipwayd", hclog.LevelFromString(cfg.Log.Level))
+	log.Error("THE CONFIGURATION CANNOT BE USED AS IT IS; going by the saved state", "problems", problems)
+	return assistWith(ctx, cfg, log, early)
+}
+
+// assistWith takes every app that has state, whatever the configuration says of it.
+func assistWith(ctx context.Context, cfg *config.Host, log hclog.Logger, early bool) (*wired, error) {
+	d, err := wire(ctx, cfg, log, early)
+	if err != nil {
+		return nil, err
+	}
+	apps, err := settingsOf(cfg, d.hostID)
+	if err != nil {
+		apps = map[release.App]agent.Settings{} // the built-in defaults have no environment
+	}
+	known, err := d.state.Apps()
+	if err != nil {
+		return nil, errors.Join(err, d.manager.Close())
+	}
+	for _, app := range known {
+		if _, ok := apps[app]; !ok {
+			apps[app] = defaultSettings(cfg, d.hostID)
+		}
+	}
+	d.host.Configure(apps, time.Hour, 0)
+	return d, nil
+}
+
+// builtIn is what agent/config makes of a file that says nothing; a test compares the two.
+func builtIn() *config.Host {
+	return &config.Host{
+		Supervisor: config.SupervisorSystemd,
+		Labels:     map[string]string{},
+		Repository: config.Repository{Root: filepath.Join(config.DefaultDir, "root.json")},
+		Paths:      config.Paths{Install: "/opt/slipway", State: "/var/lib/slipway", Run: "/run/slipway", Units: "/etc/systemd/system"},
+		Poll:       config.Poll{Interval: 5 * time.Minute, Jitter: 0.1},
+		Space:      config.Space{Reserve: 256 << 20},
+		Retention:  config.Retention{Keep: 3, MinAge: 24 * time.Hour},
+		Log:        config.Log{Level: "info"},
+		Apps:       map[string]config.App{},
+	}
 }
 
 func defaultSettings(cfg *config.Host, hostID string) agent.Settings {
@@ -116,8 +184,8 @@ func keptConfig(dir string) string {
 	return filepath.Join(dir, ".valid")
 }
 
-// loadOrKept returns the configuration and, if it is invalid, the last valid one with the problems. No configuration at all is
-// an error.
+// loadOrKept returns the configuration and, if it is invalid, the last valid one with the problems. If neither is valid there is
+// none: the daemon then does not start, and guard, boot guardian and settle go by assist's defaults.
 func loadOrKept(dir string) (*config.Host, error) {
 	cfg, problems := config.Load(dir)
 	if problems == nil {

@@ -39,6 +39,7 @@ type wired struct {
 	notifier *systemd.Notifier
 	host     *agent.Host
 	deps     agent.Deps
+	hold     *hostHold
 
 	mu      sync.Mutex
 	cfg     *config.Host
@@ -77,6 +78,9 @@ func wire(ctx context.Context, cfg *config.Host, log hclog.Logger, early bool) (
 	}
 	if d.state, err = state.Open(cfg.Paths.State); err != nil {
 		return nil, err
+	}
+	if d.hold, err = openHold(filepath.Join(cfg.Paths.State, "hold.json"), d.state.UseReserve, d.clock.Now()); err != nil {
+		log.Error("THE HOLD OF THE HOST IS DAMAGED", "error", err)
 	}
 	if d.manager, err = supervise(ctx, cfg, log, early); err != nil {
 		return nil, err
@@ -178,8 +182,23 @@ func hostID(cfg *config.Host) (string, error) {
 	return release.Sum([]byte("slipway/host/v1\x00" + id)).String()[:32], nil
 }
 
-// settings splits the host's configuration into what each app's machine needs.
+// settings splits the host's configuration into what each app's machine needs, and refuses apps that own each other's names.
 func (d *wired) settings(cfg *config.Host) (map[release.App]agent.Settings, error) {
+	out, err := settingsOf(cfg, d.hostID)
+	if err != nil {
+		return nil, err
+	}
+	for a := range out {
+		for b := range out {
+			if a != b && a.Owns(b.String()) {
+				return nil, fmt.Errorf("cannot run both %s and %s: the names of the second's units and users belong to the first; rename one", a, b)
+			}
+		}
+	}
+	return out, nil
+}
+
+func settingsOf(cfg *config.Host, hostID string) (map[release.App]agent.Settings, error) {
 	env, err := release.ParseEnvironment(cfg.Environment)
 	if err != nil {
 		return nil, err
@@ -191,20 +210,13 @@ func (d *wired) settings(cfg *config.Host) (map[release.App]agent.Settings, erro
 			return nil, err
 		}
 		s := agent.Settings{
-			Disabled: !a.Enabled, Environment: env, HostID: d.hostID, Labels: cfg.Labels, Env: a.Env, Credentials: a.Credentials, AllowRoot: a.AllowRoot,
+			Disabled: !a.Enabled, Environment: env, HostID: hostID, Labels: cfg.Labels, Env: a.Env, Credentials: a.Credentials, AllowRoot: a.AllowRoot,
 			Endpoints: map[string]agent.Endpoint{}, SpaceReserve: cfg.Space.Reserve, Keep: cfg.Retention.Keep, KeepFor: cfg.Retention.MinAge,
 		}
 		for check, o := range a.Checks {
 			s.Endpoints[check] = agent.Endpoint{URL: o.URL, Address: o.Address, Port: o.Port}
 		}
 		out[app] = s
-	}
-	for a := range out {
-		for b := range out {
-			if a != b && a.Owns(b.String()) {
-				return nil, fmt.Errorf("cannot run both %s and %s: the names of the second's units and users belong to the first; rename one", a, b)
-			}
-		}
 	}
 	return out, nil
 }
@@ -226,8 +238,22 @@ func (d *wired) adopt(cfg *config.Host) error {
 	for _, s := range cfg.Unsafe() {
 		d.log.Warn("unsafe option: " + s)
 	}
-	d.host.Configure(apps, cfg.Poll.Interval, cfg.Poll.Jitter)
+	d.configure(apps, cfg)
 	return nil
+}
+
+// configure holds new apps with the host before their machines start, and asks again after it: an operator may have held the host
+// in between and not have found them.
+func (d *wired) configure(apps map[release.App]agent.Settings, cfg *config.Host) {
+	var fresh []release.App
+	for app := range apps {
+		if _, running := d.host.Machine(app); !running {
+			fresh = append(fresh, app)
+		}
+	}
+	d.holdNew(context.Background(), fresh)
+	d.host.Configure(apps, cfg.Poll.Interval, cfg.Poll.Jitter)
+	d.holdNew(context.Background(), fresh)
 }
 
 func openClient(cfg *config.Host, clk clock, log hclog.Logger) (*client.Client, error) {
