@@ -54,8 +54,8 @@ type Operator interface {
 	Resume(ctx context.Context, app string, r ResumeRequest) (Accepted, error)
 	// Retry clears quarantine; nothing quarantined is KindRefused.
 	Retry(ctx context.Context, app string, r RetryRequest) (Accepted, error)
-	// Remove settles a trial (by revert), stops and removes the app's units and links, and does not manage the app again before
-	// its file left apps.d and came back. The caller deletes that file after this returned. App data and releases stay.
+	// Remove stops and removes the app's units and links, and does not manage the app again before its file left apps.d and
+	// came back; an attempt under way is KindBusy. The caller deletes that file after this returned. App data and releases stay.
 	Remove(ctx context.Context, app string, r RemoveRequest) (Accepted, error)
 }
 

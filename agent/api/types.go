@@ -120,7 +120,7 @@ type Check struct {
 	Since  time.Time `json:"since,omitzero"`
 }
 
-// Unit is what the supervisor says about one of the app's units.
+// Unit is what the supervisor says about one unit of the current release. Active is "unknown" if it did not answer in time.
 type Unit struct {
 	Name   string    `json:"name"`
 	Active string    `json:"active"`

@@ -13,8 +13,9 @@ func (c *cli) apply() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "apply APP",
 		Short: "Start now what the signed deployment asks for",
-		Long: `Apply skips the random delay before a start, and nothing else: signatures, gates, windows, waves, holds and health all hold.
-It follows the attempt until it is committed or reverted.`,
+		Long: `Apply fetches metadata and looks now, instead of at the next poll, and does not wait out the pause after a failed staging. It
+skips nothing else: signatures, gates, windows, waves, holds, quarantine and health all count. If the repository cannot be reached it
+goes by what is trusted already. It follows the attempt until it is committed or reverted.`,
 		Args:              oneApp,
 		ValidArgsFunction: c.completeApps,
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -52,8 +52,8 @@ func (c *cli) root() *cobra.Command {
 		Short: "See and steer what Slipway deploys on this host",
 		Long: `Slipway deploys signed releases on this host, tries each one, and keeps it or hauls it back.
 
-This command asks the daemon slipwayd over its socket. Reading needs no rights; changing needs a role that
-/etc/slipway/slipway.toml gives, and root has all of them.`,
+This command asks the daemon slipwayd over its socket. Status and why need no rights; what else asks the daemon needs a role that
+/etc/slipway/slipway.toml gives, and root has all of them. Init, add and remove write to /etc/slipway, which takes root.`,
 		Version:       version,
 		SilenceErrors: true,
 		SilenceUsage:  true,

@@ -71,7 +71,7 @@ func checkConfig(err error) api.DoctorCheck {
 func checkRoot(path string, now time.Time) api.DoctorCheck {
 	root, err := readRoot(path)
 	if err != nil {
-		return bad("root", api.DoctorFail, "slipway init --root FILE --environment ENV pins one", "%v", err)
+		return bad("root", api.DoctorFail, "slipway init --root FILE --environment ENV --repository URL pins one", "%v", err)
 	}
 	left := root.expires.Sub(now)
 	switch {

@@ -16,6 +16,8 @@ func (c *cli) events() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "events [APP]",
 		Short: "Print what happened, and with --follow what happens",
+		Long: `Events prints what the daemon decided and why. It has the newest 1000 since it started; everything older is in the journal of
+slipwayd and in /var/lib/slipway/audit/events.jsonl.`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return nil

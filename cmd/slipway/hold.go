@@ -17,7 +17,10 @@ func (c *cli) hold() *cobra.Command {
 		Use:   "hold APP | hold --all",
 		Short: "Start nothing new until a time, or until resume",
 		Long: `A hold stops new activations of one app or of the whole host. What runs goes on, a trial under way is finished, and a revert is
-never held.`,
+never held. Releases are still fetched and staged. Holds survive a restart of the daemon and of the host.
+
+With --all every app is held, and every app that is added while the hold lasts. It takes the place of the apps' own holds; hold APP
+during it cannot end earlier, and resume APP lets that one app go on.`,
 		Args:              maybeApp(&all),
 		ValidArgsFunction: c.completeApps,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -36,7 +39,7 @@ never held.`,
 			return c.accepted(r)
 		},
 	}
-	cmd.Flags().BoolVar(&all, "all", false, "the whole host")
+	cmd.Flags().BoolVar(&all, "all", false, "every app of this host, and those added later")
 	cmd.Flags().StringVar(&until, "until", "", `when it ends: "15:04" (today or tomorrow), "2006-01-02 15:04" local, or RFC 3339`)
 	cmd.Flags().DurationVar(&span, "for", 0, "how long, for example 2h")
 	cmd.Flags().StringVarP(&reason, "reason", "r", "", "why, for those who find the host held")

@@ -125,7 +125,7 @@ func parseRoot(file string, data []byte) (rootInfo, error) {
 
 func hostConfig(environment, root string, mirrors []string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "# Written by slipway init. All options: man slipway, or the sample slipway.toml in the package's documentation.\nenvironment = %s\n", tomlText(environment))
+	fmt.Fprintf(&b, "# Written by slipway init. All options: /usr/share/doc/slipway/examples/slipway.toml.\nenvironment = %s\n", tomlText(environment))
 	if root != filepath.Join(config.DefaultDir, "root.json") {
 		fmt.Fprintf(&b, "\n[repository]\nroot = %s\n", tomlText(root))
 	}

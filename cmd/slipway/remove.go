@@ -19,8 +19,8 @@ func (c *cli) remove() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "remove APP",
 		Short: "Stop an app and take it off this host",
-		Long: `Remove lets the daemon settle a trial, stop the app's units and remove them, then deletes apps.d/APP.toml. The app's own data stays,
-and so do its releases until they are pruned.`,
+		Long: `Remove lets the daemon stop the app's units and take them away with current and fallback, then deletes apps.d/APP.toml. An attempt
+under way is not broken off: wait for its end, or revert it first. The app's own data stays, and so do its releases.`,
 		Args:              oneApp,
 		ValidArgsFunction: c.completeApps,
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -11,7 +11,7 @@ func (c *cli) resume() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "resume APP | resume --all",
 		Short:             "End a hold",
-		Long:              "Resume ends the hold of one app, or with --all the host's own; holds of single apps are ended one by one.",
+		Long:              `Resume ends the hold of one app. With --all it ends every hold on this host: the one over the whole host and those of single apps.`,
 		Args:              maybeApp(&all),
 		ValidArgsFunction: c.completeApps,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -37,6 +37,6 @@ func (c *cli) resume() *cobra.Command {
 			return c.accepted(r)
 		},
 	}
-	cmd.Flags().BoolVar(&all, "all", false, "the whole host")
+	cmd.Flags().BoolVar(&all, "all", false, "every hold on this host")
 	return cmd
 }

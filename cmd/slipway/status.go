@@ -240,6 +240,11 @@ func (c *cli) drawDetails(w io.Writer, now time.Time, a api.AppStatus) {
 			lines = append(lines, "fallback   "+a.Fallback)
 		}
 	}
+	for _, u := range a.Units {
+		if u.Active == "failed" {
+			lines = append(lines, "failed     "+u.Name+"; slipway logs "+a.App+" shows what it said")
+		}
+	}
 	if a.Hold != nil {
 		lines = append(lines, "hold       "+holdText(now, *a.Hold))
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/slipway-deploy/slipway/agent"
@@ -101,6 +102,7 @@ func (c *control) app(ctx context.Context, m *agent.Machine) api.AppStatus {
 	tree := c.d.store.App(m.App())
 	if id, err := tree.Current(); err == nil {
 		out.Current, out.Version = id.String(), id.Version().String()
+		out.Units = c.units(ctx, tree, id)
 	}
 	if id, err := tree.Fallback(); err == nil {
 		out.Fallback = id.String()
@@ -120,6 +122,31 @@ func (c *control) app(ctx context.Context, m *agent.Machine) api.AppStatus {
 		return out
 	}
 	c.saved(&out, st, v)
+	return out
+}
+
+// unitPatience bounds what a status waits for a service manager that does not answer; the units' names are known without it.
+const unitPatience = 500 * time.Millisecond
+
+func (c *control) units(ctx context.Context, tree *store.App, id release.ID) []api.Unit {
+	rel, _, err := tree.Release(id)
+	if err != nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, unitPatience)
+	defer cancel()
+	var out []api.Unit
+	for _, u := range rel.Units {
+		name := u.Name.String()
+		if strings.Contains(name, "@.") {
+			continue // a template runs only as instances, which the release does not name
+		}
+		one := api.Unit{Name: name, Active: "unknown"}
+		if st, err := c.d.manager.Unit(ctx, name); err == nil {
+			one.Active, one.Sub = st.Active, st.Sub
+		}
+		out = append(out, one)
+	}
 	return out
 }
 
@@ -229,7 +256,11 @@ func (c *control) Verify(ctx context.Context, app string, q api.VerifyQuery) (ap
 	}
 	out := api.VerifyReport{App: app, Release: id.String(), OK: len(diffs) == 0, Quick: q.Quick, Took: api.Duration(time.Since(start).Round(time.Millisecond))}
 	if _, manifest, _, err := c.d.store.App(m.App()).Load(id); err == nil {
-		out.Files = int64(len(manifest.Entries))
+		for _, e := range manifest.Entries {
+			if e.Type == release.TypeFile {
+				out.Files, out.Bytes = out.Files+1, out.Bytes+e.Size
+			}
+		}
 	}
 	for _, d := range diffs {
 		out.Differences = append(out.Differences, api.Difference{Path: d.Path, What: d.What, Want: d.Want, Got: d.Got})
