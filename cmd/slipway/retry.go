@@ -9,8 +9,8 @@ import (
 func (c *cli) retry() *cobra.Command {
 	var digest string
 	cmd := &cobra.Command{
-		Use:               "retry APP",
-		Short:             "Clear the quarantine, so that a release may be tried again",
+		Use:   "retry APP",
+		Short: "Clear the quarantine, so that a release may be tried again",
 		Long: `Retry lets what is quarantined on this host be tried again, if it is still what is signed; a revoked release stays out. An app that
 is stuck is taken out of that first, and its quarantine stays until a second retry. A release that runs without having passed a trial
 gets its trial anew, if there is an earlier release to go back to.`,
