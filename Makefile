@@ -1,5 +1,5 @@
-# Slipway. Everything a fresh machine needs: `make demo` and `make test`. Both install what is missing when run as root on
-# Debian, and name plainly what they leave out otherwise.
+# Slipway. Everything a fresh machine needs: `make demo` and `make test`. `make test` installs what is missing when run as root on
+# Debian, and names plainly what it leaves out otherwise.
 
 export CGO_ENABLED ?= 0
 GO      ?= go
@@ -8,7 +8,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 # The longest test package boots real hosts.
 TIMEOUT ?= 60m
 
-.PHONY: build demo test tools lab lint bench package fuzz clean
+.PHONY: build demo test tools root lab lint bench package fuzz clean
 
 build: ## programs into bin/
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
@@ -16,9 +16,9 @@ build: ## programs into bin/
 demo: ## the main job, end to end, without root or systemd
 	$(GO) run ./integration/demo
 
-test: tools lint ## everything; real hosts too when root
-	$(RACE_ENV) $(GO) test $(RACE) -timeout $(TIMEOUT) $$($(GO) list ./... | grep -v /integration$$)
-	$(GO) test -timeout $(TIMEOUT) ./integration
+test: tools lint ## everything; real hosts too when root; ends with what was left out, and why
+	@{ $(RACE_ENV) $(GO) test -json $(RACE) -timeout $(TIMEOUT) $$($(GO) list ./... | grep -v /integration$$) && \
+	  $(GO) test -json -timeout $(TIMEOUT) ./integration; } | $(GO) run ./integration/summary
 
 # What the tests call besides Go; integration/lab installs what its hosts need. Only root on Debian can be helped.
 TOOLS := gcc strace zstd mkfs.ext4
@@ -38,8 +38,11 @@ lint: ## gofmt, go vet, staticcheck
 	$(GO) vet ./...
 	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
 
-lab: package ## one running host to play with (root)
+lab: root package ## one running host to play with (root)
 	$(GO) run ./integration/lab/cmd/lab
+
+root:
+	@[ "$$(id -u)" = 0 ] || { echo "cannot boot a host: that needs root, for namespaces and mounts; make demo needs none" >&2; exit 1; }
 
 bench: ## speed and size, against named peers in the same run
 	$(GO) test -run '^$$' -bench . -benchtime 1x -count 5 ./agent/release ./tuf/client ./integration/bench

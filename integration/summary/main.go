@@ -1,0 +1,158 @@
+// Command summary reads `go test -json` and shows what `go test` shows: a line per package and the output of what failed. At the
+// end it names every test that was left out, and why. It exits with 1 if anything failed.
+//
+//	go test -json ./... | go run ./integration/summary
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"time"
+)
+
+func main() { os.Exit(summarize(os.Stdin, os.Stdout)) }
+
+// event is the part of a line of `go test -json` that is used; go doc test2json has the rest.
+type event struct {
+	Action, Package, Test, Output, FailedBuild, ImportPath string
+	Elapsed                                                float64
+}
+
+type tally struct {
+	out     io.Writer
+	said    map[string][]string // output by package and test, until the test's end
+	skipped map[string][]string // tests by reason
+	passed  int
+	failed  []string
+	broken  bool
+}
+
+func summarize(in io.Reader, out io.Writer) int {
+	t := &tally{out: out, said: map[string][]string{}, skipped: map[string][]string{}}
+	lines := bufio.NewReader(in)
+	for {
+		line, err := lines.ReadBytes('\n')
+		var e event
+		switch {
+		case len(strings.TrimSpace(string(line))) == 0:
+		case json.Unmarshal(line, &e) != nil || e.Action == "":
+			fmt.Fprint(out, string(line)) // go itself, not a test: a module that cannot be fetched, a package that is not there
+		default:
+			t.take(e)
+		}
+		if err != nil {
+			break
+		}
+	}
+	return t.end()
+}
+
+func (t *tally) take(e event) {
+	key := e.Package + " " + e.Test
+	switch e.Action {
+	case "build-output":
+		fmt.Fprint(t.out, e.Output)
+	case "build-fail":
+		t.broken = true
+	case "output":
+		t.said[key] = append(t.said[key], e.Output)
+	case "pass", "skip", "fail":
+		if e.Test == "" {
+			t.endPackage(e, key)
+		} else {
+			t.endTest(e, key)
+		}
+		delete(t.said, key)
+	}
+}
+
+func (t *tally) endTest(e event, key string) {
+	switch e.Action {
+	case "pass":
+		t.passed++
+	case "skip":
+		why := reason(t.said[key])
+		t.skipped[why] = append(t.skipped[why], short(e.Package)+" "+e.Test)
+	case "fail":
+		t.failed = append(t.failed, short(e.Package)+" "+e.Test)
+		fmt.Fprint(t.out, strings.Join(t.said[key], ""))
+	}
+}
+
+func (t *tally) endPackage(e event, key string) {
+	took := time.Duration(e.Elapsed * float64(time.Second)).Round(time.Millisecond)
+	switch e.Action {
+	case "pass":
+		fmt.Fprintf(t.out, "ok    %s  %s\n", short(e.Package), took)
+	case "fail":
+		t.broken = true
+		// A package that ended without a verdict of its tests has said why itself, and tests that never ended have their output.
+		for k, text := range t.said {
+			if strings.HasPrefix(k, e.Package+" ") && k != key {
+				fmt.Fprint(t.out, strings.Join(text, ""))
+			}
+		}
+		fmt.Fprintf(t.out, "%sFAIL  %s  %s\n", strings.Join(t.said[key], ""), short(e.Package), took)
+	}
+}
+
+// reason is what t.Skip was given, without the place it was called from.
+func reason(said []string) string {
+	for _, line := range said {
+		line = strings.TrimSpace(line)
+		if line == "" || strings.HasPrefix(line, "===") || strings.HasPrefix(line, "---") {
+			continue
+		}
+		if at := strings.Index(line, ".go:"); at >= 0 {
+			if _, text, ok := strings.Cut(line[at+4:], ": "); ok {
+				return text
+			}
+		}
+	}
+	return "no reason given"
+}
+
+// short leaves out the module's own name.
+func short(pkg string) string {
+	for _, room := range []string{"/agent", "/cmd/", "/tuf/", "/systemd", "/integration"} {
+		if _, rest, ok := strings.Cut(pkg, room); ok {
+			return strings.TrimPrefix(room, "/") + rest
+		}
+	}
+	return pkg
+}
+
+func (t *tally) end() int {
+	left := 0
+	for _, tests := range t.skipped {
+		left += len(tests)
+	}
+	fmt.Fprintf(t.out, "\n%d passed, %d failed, %d left out\n", t.passed, len(t.failed), left)
+	for _, name := range t.failed {
+		fmt.Fprintf(t.out, "  failed: %s\n", name)
+	}
+	why := make([]string, 0, len(t.skipped))
+	for reason := range t.skipped {
+		why = append(why, reason)
+	}
+	slices.Sort(why)
+	for _, reason := range why {
+		fmt.Fprintf(t.out, "  left out: %s\n", reason)
+		for _, name := range t.skipped[reason] {
+			fmt.Fprintf(t.out, "    %s\n", name)
+		}
+	}
+	if t.broken || len(t.failed) > 0 {
+		return 1
+	}
+	if t.passed+left == 0 {
+		fmt.Fprintln(t.out, "  no test has run")
+		return 1
+	}
+	return 0
+}

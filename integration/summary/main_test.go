@@ -1,0 +1,45 @@
+package main
+
+import (
+	"strings"
+	"testing"
+)
+
+const pkg = `"Package":"example.com/x/agent/store"`
+
+func TestWhatWasLeftOutIsNamedWithItsReason(t *testing.T) {
+	var out strings.Builder
+	code := summarize(strings.NewReader(strings.Join([]string{
+		`{"Action":"run",` + pkg + `,"Test":"TestA"}`,
+		`{"Action":"output",` + pkg + `,"Test":"TestA","Output":"=== RUN   TestA\n"}`,
+		`{"Action":"output",` + pkg + `,"Test":"TestA","Output":"    main_test.go:212: needs root: mounts\n"}`,
+		`{"Action":"output",` + pkg + `,"Test":"TestA","Output":"--- SKIP: TestA (0.00s)\n"}`,
+		`{"Action":"skip",` + pkg + `,"Test":"TestA"}`,
+		`{"Action":"output",` + pkg + `,"Test":"TestB","Output":"noise\n"}`,
+		`{"Action":"pass",` + pkg + `,"Test":"TestB"}`,
+		`{"Action":"pass",` + pkg + `,"Elapsed":1.5}`,
+	}, "\n")), &out)
+	want := "ok    agent/store  1.5s\n\n1 passed, 0 failed, 1 left out\n  left out: needs root: mounts\n    agent/store TestA\n"
+	if code != 0 || out.String() != want {
+		t.Errorf("code %d:\n%s\nwant:\n%s", code, &out, want)
+	}
+}
+
+func TestAFailureShowsItsOutputAndEndsWithOne(t *testing.T) {
+	for name, one := range map[string]struct{ in, want string }{
+		"a test": {`{"Action":"output",` + pkg + `,"Test":"TestA","Output":"got 1, want 2\n"}
+{"Action":"fail",` + pkg + `,"Test":"TestA"}
+{"Action":"fail",` + pkg + `}`, "got 1, want 2"},
+		"a panic": {`{"Action":"output",` + pkg + `,"Test":"TestA","Output":"panic: ouch\n"}
+{"Action":"fail",` + pkg + `}`, "panic: ouch"},
+		"a build": {`{"Action":"build-output","ImportPath":"x","Output":"undefined: y\n"}
+{"Action":"build-fail","ImportPath":"x"}`, "undefined: y"},
+		"go itself": {"go: cannot find module\n", "cannot find module"},
+		"nothing":   {"", "no test has run"},
+	} {
+		var out strings.Builder
+		if code := summarize(strings.NewReader(one.in), &out); code != 1 || !strings.Contains(out.String(), one.want) {
+			t.Errorf("%s: code %d, output %s", name, code, &out)
+		}
+	}
+}
