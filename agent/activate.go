@@ -24,6 +24,7 @@ var (
 	fpSaved    = durable.NewFailpoint("agent.activate.attempt-saved")
 	fpFallback = durable.NewFailpoint("agent.activate.fallback-set")
 	fpArmed    = durable.NewFailpoint("agent.activate.guard-armed")
+	fpWired    = durable.NewFailpoint("agent.activate.trial-wired")
 	fpSwapped  = durable.NewFailpoint("agent.activate.swapped")
 	fpUnits    = durable.NewFailpoint("agent.activate.units-written")
 	fpRestart  = durable.NewFailpoint("agent.activate.restarted")
@@ -297,6 +298,7 @@ func (m *Machine) enter(ctx context.Context, tx *state.Tx, a *state.Attempt, set
 		}, fpSaved},
 		{func() error { return m.setFallback(a.Fallback) }, fpFallback},
 		{func() error { return m.Guards.Arm(ctx, ticket(m.app, a), a.Deadline+guardGrace) }, fpArmed},
+		{func() error { return m.wireTrial(set) }, fpWired},
 		{func() error { return m.tree.Swap(a.To) }, fpSwapped},
 		{func() error { return m.install(ctx, set, true) }, fpUnits},
 		{func() error { return m.restartWithin(ctx, a.Deadline-m.Clock.Boot(), a.To, set) }, fpRestart},
@@ -314,6 +316,16 @@ func (m *Machine) enter(ctx context.Context, tx *state.Tx, a *state.Attempt, set
 	}
 	_ = m.reportPhase(tx.State, sentence("%s %s is in trial: reverts unless healthy for %s within %s", m.app, a.To.Version(), a.MinHealthy, a.Length))
 	return fpTrial.Hit()
+}
+
+// wireTrial makes the app's units require the boot guardian before the swap: after it, a crash and a guardian that fails must
+// not together start an untried release.
+func (m *Machine) wireTrial(set *units.Set) error {
+	changed, err := m.Units.WireTrial(set)
+	if changed {
+		m.loaded.Store(false)
+	}
+	return err
 }
 
 func (m *Machine) setFallback(id release.ID) error {
@@ -355,6 +367,11 @@ func (m *Machine) abort(ctx context.Context, tx *state.Tx, reason string) error 
 		m.Log.Warn("the guard of an attempt that was given up could not be disarmed", "app", m.app, "error", err)
 	}
 	if err := tx.Unmark(); err != nil {
+		return err
+	}
+	if err := m.endTrialWiring(ctx); kindOf(err) == managerSilent {
+		m.Log.Warn("the service manager still knows the wiring of a trial that was given up", "app", m.app, "error", err)
+	} else if err != nil {
 		return err
 	}
 	o := state.Outcome{At: m.Clock.Now().UTC(), Attempt: a.ID, Result: "aborted", From: a.From, To: a.From, Tried: a.To, Sequence: a.Sequence, Cause: state.CauseInterrupted, Reason: reason}

@@ -257,8 +257,25 @@ func (h host) checkPromises(t *testing.T) {
 	if a := st.Attempt; a != nil && w.current() == a.To && (st.Phase == state.Activating || st.Phase == state.Trial) && w.fallback() != a.Fallback {
 		t.Errorf("%s is on trial and the fallback link names %q, not %s", a.To, w.fallback(), a.Fallback)
 	}
+	h.checkWiring(t, w, st)
 	if a := st.Attempt; a != nil && w.current() == a.To && st.Phase == state.Activating && w.state.Marker(billing) == nil {
 		t.Errorf("%s is current, untried and not marked", a.To)
+	}
+}
+
+// checkWiring asserts that no unit of an app can start an untried release at a boot whose guardian fails.
+func (h host) checkWiring(t *testing.T, w *world, st *state.App) {
+	t.Helper()
+	a := st.Attempt
+	if a == nil || w.current() != a.To || st.Phase != state.Activating && st.Phase != state.Trial {
+		return
+	}
+	names, err := w.units.Owned(billing)
+	must(t, err)
+	for _, name := range names {
+		if _, err := os.Stat(filepath.Join(w.units.Path, name+".d", "20-slipway-trial.conf")); err != nil {
+			t.Errorf("%s is untried in phase %s and %s does not require the boot guardian: %v", a.To, st.Phase, name, err)
+		}
 	}
 }
 

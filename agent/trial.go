@@ -257,7 +257,7 @@ func (m *Machine) unwire(ctx context.Context, tx *state.Tx) error {
 	if err := fpDisarmed.Hit(); err != nil {
 		return err
 	}
-	if err := m.endTrialWiring(ctx, a.To); err != nil {
+	if err := m.endTrialWiring(ctx); err != nil {
 		return err
 	}
 	if err := fpUnwired.Hit(); err != nil {
@@ -266,12 +266,8 @@ func (m *Machine) unwire(ctx context.Context, tx *state.Tx) error {
 	return tx.Unmark()
 }
 
-func (m *Machine) endTrialWiring(ctx context.Context, id release.ID) error {
-	set, err := m.unitsOf(id)
-	if err != nil {
-		return err
-	}
-	changed, err := m.Units.SetTrial(set, false)
+func (m *Machine) endTrialWiring(ctx context.Context) error {
+	changed, err := m.Units.UnwireTrial(m.app)
 	if changed {
 		m.loaded.Store(false)
 	}

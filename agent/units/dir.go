@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -70,7 +71,7 @@ func (d Dir) Apply(set *Set, trial bool) (changed bool, err error) {
 	if err != nil {
 		return changed, err
 	}
-	for _, name := range sorted(want) {
+	for _, name := range dropInsFirst(want) {
 		wrote, err := d.write(name, want[name])
 		changed = changed || wrote
 		if err != nil {
@@ -87,23 +88,34 @@ func (d Dir) Apply(set *Set, trial bool) (changed bool, err error) {
 	return changed, nil
 }
 
-// SetTrial adds or removes the trial drop-ins of set's units and leaves all else alone.
-func (d Dir) SetTrial(set *Set, on bool) (changed bool, err error) {
-	for _, name := range set.Names() {
-		path := filepath.Join(name+".d", trialDropIn)
-		if on {
-			wrote, err := d.write(path, set.trialText(name))
-			changed = changed || wrote
-			if err != nil {
-				return changed, err
-			}
-			continue
+// WireTrial gives the trial drop-ins to every unit that set brings and to every unit of the app that is there now. It comes
+// before the swap: from the swap on whatever starts runs an untried release, the units of the release before it included. The
+// caller need not reload for it: it is boots that the drop-ins are for, and Apply finds them in their place.
+func (d Dir) WireTrial(set *Set) (changed bool, err error) {
+	if err := d.Check(set); err != nil {
+		return false, err
+	}
+	owned, err := d.Owned(set.App)
+	if err != nil {
+		return false, err
+	}
+	names := append(owned, set.Names()...)
+	slices.Sort(names)
+	for _, name := range slices.Compact(names) {
+		wrote, err := d.write(filepath.Join(name+".d", trialDropIn), set.trialText(name))
+		changed = changed || wrote
+		if err != nil {
+			return changed, err
 		}
-		if _, err := os.Lstat(filepath.Join(d.Path, path)); errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err := durable.Remove(filepath.Join(d.Path, path)); err != nil {
-			return changed, fmt.Errorf("cannot end the trial wiring of %s: %w", name, err)
+	}
+	return changed, fpTrial.Hit()
+}
+
+// UnwireTrial removes the trial drop-ins of app and leaves all else alone.
+func (d Dir) UnwireTrial(app release.App) (changed bool, err error) {
+	for _, path := range d.dropIns(app, "*"+trialDropIn+"*") {
+		if err := d.drop(path); err != nil {
+			return changed, fmt.Errorf("cannot end the trial wiring of %s: %w", app, err)
 		}
 		changed = true
 	}
@@ -117,6 +129,12 @@ func (d Dir) Remove(app release.App) (changed bool, err error) {
 
 // Owned lists the units in the directory that are app's, in order of name.
 func (d Dir) Owned(app release.App) ([]string, error) {
+	names, err := d.files(app)
+	return slices.DeleteFunc(names, func(name string) bool { return strings.HasPrefix(name, ".") }), err
+}
+
+// files is Owned with the temporary files that a crash left: they are no units, and nobody may be asked to stop them.
+func (d Dir) files(app release.App) ([]string, error) {
 	entries, err := os.ReadDir(d.Path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -195,38 +213,53 @@ func (d Dir) link(link string) (bool, error) {
 	return true, nil
 }
 
-// removeOthers removes app's files and links that want and links do not have. Links and drop-ins go before the unit they
-// belong to, so that an interruption never leaves one that names nothing.
+// removeOthers removes app's files and links that want and links do not have. Links go first, so that an interruption never
+// leaves one that names nothing, and drop-ins last: until its unit is gone, a trial's drop-in is needed.
 func (d Dir) removeOthers(app release.App, want map[string]string, links []string) (bool, error) {
-	owned, err := d.Owned(app)
+	owned, err := d.files(app)
 	if err != nil {
 		return false, err
 	}
 	var gone []string
 	for _, name := range owned {
 		gone = append(gone, d.staleLinks(name, links)...)
-		for _, f := range []string{trialDropIn, mainDropIn} {
-			path := filepath.Join(name+".d", f)
-			if _, keep := want[path]; !keep && d.owns(app, path) {
-				gone = append(gone, path)
-			}
-		}
+	}
+	for _, name := range append(owned, d.dropIns(app, "*-slipway*")...) {
 		if _, keep := want[name]; !keep {
 			gone = append(gone, name)
 		}
 	}
 	for _, name := range gone {
-		if err := durable.Remove(filepath.Join(d.Path, name)); err != nil {
-			return true, fmt.Errorf("cannot remove unit file %s: %w", name, err)
-		}
-		if err := fpRemove.Hit(); err != nil {
+		if err := d.drop(name); err != nil {
 			return true, err
-		}
-		if dir := filepath.Dir(name); strings.HasSuffix(dir, ".d") {
-			_ = os.Remove(filepath.Join(d.Path, dir)) // stays when an administrator keeps a drop-in there
 		}
 	}
 	return len(gone) > 0, nil
+}
+
+func (d Dir) drop(name string) error {
+	if err := durable.Remove(filepath.Join(d.Path, name)); err != nil {
+		return fmt.Errorf("cannot remove unit file %s: %w", name, err)
+	}
+	if err := fpRemove.Hit(); err != nil {
+		return err
+	}
+	if dir := filepath.Dir(name); strings.HasSuffix(dir, ".d") {
+		_ = os.Remove(filepath.Join(d.Path, dir)) // stays when an administrator keeps a drop-in there
+	}
+	return nil
+}
+
+// dropIns lists the drop-ins of app that match, those of units that are not there included.
+func (d Dir) dropIns(app release.App, pattern string) []string {
+	var out []string
+	found, _ := filepath.Glob(filepath.Join(d.Path, "*.d", pattern))
+	for _, path := range found {
+		if rel, err := filepath.Rel(d.Path, path); err == nil && d.owns(app, rel) {
+			out = append(out, rel)
+		}
+	}
+	return out
 }
 
 func (d Dir) staleLinks(name string, keep []string) []string {
@@ -243,11 +276,9 @@ func (d Dir) staleLinks(name string, keep []string) []string {
 	return stale
 }
 
-func sorted(m map[string]string) []string {
-	names := make([]string, 0, len(m))
-	for n := range m {
-		names = append(names, n)
-	}
-	slices.Sort(names)
+// dropInsFirst puts drop-ins before units: no unit is there without what binds it.
+func dropInsFirst(m map[string]string) []string {
+	names := slices.Sorted(maps.Keys(m))
+	slices.SortStableFunc(names, func(a, b string) int { return strings.Count(b, "/") - strings.Count(a, "/") })
 	return names
 }

@@ -6,7 +6,7 @@
 //	  billing.service               generated copy, first line "# slipway: app=billing …"
 //	  billing.service.d/
 //	    10-slipway.conf             After=slipway-boot.service, the host's environment and credentials
-//	    20-slipway-trial.conf       only during a trial: Requires=slipway-boot.service
+//	    20-slipway-trial.conf       from before the swap to the end of a trial: Requires=slipway-boot.service
 //	  multi-user.target.wants/
 //	    billing.service -> ../billing.service
 //

@@ -190,7 +190,7 @@ func TestATrialRequiresTheBootGuardianUntilItEnds(t *testing.T) {
 		}
 	}
 	for _, want := range []bool{true, false} {
-		if changed, err := d.SetTrial(set, false); err != nil || changed != want {
+		if changed, err := d.UnwireTrial(billing); err != nil || changed != want {
 			t.Errorf("changed %v, want %v: %v", changed, want, err)
 		}
 	}
@@ -198,13 +198,71 @@ func TestATrialRequiresTheBootGuardianUntilItEnds(t *testing.T) {
 		t.Error("the trial left something")
 	}
 	for _, want := range []bool{true, false} {
-		if changed, err := d.SetTrial(set, true); err != nil || changed != want {
+		if changed, err := d.WireTrial(set); err != nil || changed != want {
 			t.Errorf("changed %v, want %v: %v", changed, want, err)
 		}
 	}
 	apply(t, d, set, false, true)
 	if !maps.Equal(plain, content(t, d.Path)) {
 		t.Error("applying outside of a trial left something")
+	}
+}
+
+func TestATrialIsWiredIntoTheUnitsOfBothReleasesBeforeTheSwap(t *testing.T) {
+	d := newDir(t)
+	old, next := rendered(t, v1, second), rendered(t, v2, first)
+	apply(t, d, old, false, true)
+	plain := content(t, d.Path)
+	for _, sets := range [][2]*units.Set{{old, next}, {next, old}} {
+		_, err := d.Apply(sets[0], false)
+		must(t, err)
+		before := content(t, d.Path)
+		if changed, err := d.WireTrial(sets[1]); err != nil || !changed {
+			t.Fatalf("changed %v, %v", changed, err)
+		}
+		for _, name := range next.Names() {
+			if text := content(t, d.Path)[name+".d/20-slipway-trial.conf"]; !strings.Contains(text, "Requires=slipway-boot.service") {
+				t.Errorf("%s is not wired: %q", name, text)
+			}
+		}
+		if changed, err := d.UnwireTrial(billing); err != nil || !changed || !maps.Equal(before, content(t, d.Path)) {
+			t.Errorf("an attempt that was given up left %v (changed %v, %v)", content(t, d.Path), changed, err)
+		}
+		if left, _ := filepath.Glob(filepath.Join(d.Path, "*.d")); len(left) != len(sets[0].Names()) {
+			t.Errorf("empty directories are left: %v", left)
+		}
+	}
+	_, err := d.WireTrial(next)
+	must(t, err)
+	apply(t, d, old, false, true)
+	if !maps.Equal(plain, content(t, d.Path)) {
+		t.Error("a revert leaves drop-ins of units that it does not have")
+	}
+}
+
+func TestATemporaryFileThatACrashLeftIsNoUnitAndGoesAtTheNextApplication(t *testing.T) {
+	d := newDir(t)
+	set := rendered(t, v1, second)
+	apply(t, d, set, false, true)
+	plain := content(t, d.Path)
+	for _, name := range []string{".billing.service.tmp-1", "billing.service.d/.20-slipway-trial.conf.tmp-2", "billing.service.d/.10-slipway.conf.tmp-3"} {
+		must(t, os.WriteFile(filepath.Join(d.Path, name), []byte(set.Files["billing.service"]), 0o644))
+	}
+	if names, err := d.Owned(billing); err != nil || !slices.Equal(names, []string{"billing.service"}) {
+		t.Errorf("units of the app are %v, %v", names, err)
+	}
+	apply(t, d, set, false, true)
+	if !maps.Equal(plain, content(t, d.Path)) {
+		t.Errorf("left are %v", slices.Sorted(maps.Keys(content(t, d.Path))))
+	}
+}
+
+func TestATrialIsNotWiredIntoAUnitOfSomebodyElse(t *testing.T) {
+	d := newDir(t)
+	must(t, os.WriteFile(filepath.Join(d.Path, "billing.service"), []byte("[Service]\nExecStart=/bin/true\n"), 0o644))
+	var refused *units.RefusedError
+	if _, err := d.WireTrial(rendered(t, v1, first)); !errors.As(err, &refused) || len(content(t, d.Path)) != 1 {
+		t.Errorf("%v, %v", err, content(t, d.Path))
 	}
 }
 
