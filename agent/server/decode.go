@@ -19,15 +19,27 @@ import (
 // maxReason bounds the text an operator adds: it lands in state, journal and audit.
 const maxReason = 500
 
+// boundBody ends a body that does not come. http.Server.ReadTimeout would also end the contexts of long answers, so only bodies are
+// bounded, here; readBody takes the bound away when it has all of one. Where it does not, because the request is refused, net/http
+// still reads the rest before it answers: without the bound that would wait for ever.
+func boundBody(w http.ResponseWriter, r *http.Request) {
+	if r.ContentLength == 0 {
+		return
+	}
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout)) // a writer that cannot is a test's
+	if r.Method != http.MethodPost {
+		w.Header().Set("Connection", "close")
+	}
+}
+
 func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != "application/json" {
 		return nil, api.NewError(api.KindBadRequest, "the request must have Content-Type: application/json", "")
 	}
-	// http.Server.ReadTimeout would also end the contexts of long answers, so only the body's reading is bounded, here.
-	rc := http.NewResponseController(w)
-	_ = rc.SetReadDeadline(time.Now().Add(bodyTimeout)) // a writer that cannot is a test's
-	defer func() { _ = rc.SetReadDeadline(time.Time{}) }()
 	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err == nil {
+		_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
+	}
 	var large *http.MaxBytesError
 	if errors.As(err, &large) {
 		return nil, api.NewError(api.KindTooLarge, fmt.Sprintf("the request is longer than %d bytes", maxBody), "")

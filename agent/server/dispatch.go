@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"path"
 	"regexp"
 	"strings"
 	"sync"
@@ -61,6 +62,11 @@ func (s *Server) handler(access Access) http.Handler {
 		w.Header().Set(api.VersionHeader, s.cfg.Version)
 		w.Header().Set("Cache-Control", "no-store")
 		w.Header().Set("X-Content-Type-Options", "nosniff")
+		boundBody(w, req)
+		if p := req.URL.EscapedPath(); path.Clean(p) != p {
+			s.dispatch(w, req, nil, access) // the mux would redirect, and with a page for people
+			return
+		}
 		mux.ServeHTTP(w, req)
 	})
 }

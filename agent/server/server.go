@@ -38,8 +38,10 @@ const (
 	maxBody        = 64 << 10
 	maxHeader      = 16 << 10
 	writeTimeout   = 10 * time.Second
-	bodyTimeout    = 10 * time.Second
 )
+
+// bodyTimeout is shorter in tests.
+var bodyTimeout = 10 * time.Second
 
 // Config is what a Server needs. Roles, Audit and Metrics may be called from many goroutines at once.
 type Config struct {
