@@ -215,7 +215,8 @@ func (s *script) serve(file string) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	srv := server.New(server.Config{Host: s.host, Version: "dev", Now: func() time.Time { return now }})
+	roles := server.Roles{Admin: server.Members{Users: []string{strconv.Itoa(os.Getuid())}}} // whoever runs the tests
+	srv := server.New(server.Config{Host: s.host, Version: "dev", Now: func() time.Time { return now }, Roles: func() server.Roles { return roles }})
 	go func() { done <- srv.Serve(ctx, l, server.Control) }()
 	s.t.Cleanup(func() {
 		cancel()
