@@ -175,7 +175,7 @@ func (m *Machine) intact(ctx context.Context, st *state.App, a *state.Attempt) r
 		if id == a.To || !m.mayGoBackTo(st, id, floor) {
 			continue
 		}
-		if diffs, err := m.tree.Verify(ctx, id, true); err == nil && len(diffs) == 0 {
+		if m.whole(ctx, a, id) {
 			return id
 		}
 	}

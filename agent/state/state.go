@@ -126,6 +126,8 @@ type Attempt struct {
 	HealthyFor   time.Duration `json:"healthy_for,omitempty"`
 	HealthySince time.Duration `json:"healthy_since,omitempty"`
 	WasHealthy   bool          `json:"was_healthy,omitempty"`
+	// Rehearsed is the fallback's fingerprint when its bytes were last proven, before the swap; empty if they were not.
+	Rehearsed string `json:"rehearsed,omitempty"`
 	// Baseline is the health of what ran before: "healthy", "unhealthy", "cannot-tell", or "none" if nothing ran.
 	Baseline string `json:"baseline"`
 	// OnFirstFailure is what the deployment signs for a first installation that fails: KeepFailed, or anything else for
