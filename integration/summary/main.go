@@ -1,7 +1,9 @@
 // Command summary reads `go test -json` and shows what `go test` shows: a line per package and the output of what failed. At the
 // end it names every test that was left out, and why. It exits with 1 if anything failed.
 //
-//	go test -json ./... | go run ./integration/summary
+//	go test -json ./... | go run ./integration/summary [NOTE]...
+//
+// A NOTE is what the caller left out itself.
 package main
 
 import (
@@ -15,7 +17,7 @@ import (
 	"time"
 )
 
-func main() { os.Exit(summarize(os.Stdin, os.Stdout)) }
+func main() { os.Exit(summarize(os.Stdin, os.Stdout, os.Args[1:]...)) }
 
 // event is the part of a line of `go test -json` that is used; go doc test2json has the rest.
 type event struct {
@@ -32,7 +34,7 @@ type tally struct {
 	broken  bool
 }
 
-func summarize(in io.Reader, out io.Writer) int {
+func summarize(in io.Reader, out io.Writer, notes ...string) int {
 	t := &tally{out: out, said: map[string][]string{}, skipped: map[string][]string{}}
 	lines := bufio.NewReader(in)
 	for {
@@ -49,7 +51,7 @@ func summarize(in io.Reader, out io.Writer) int {
 			break
 		}
 	}
-	return t.end()
+	return t.end(notes)
 }
 
 func (t *tally) take(e event) {
@@ -127,7 +129,7 @@ func short(pkg string) string {
 	return pkg
 }
 
-func (t *tally) end() int {
+func (t *tally) end(notes []string) int {
 	left := 0
 	for _, tests := range t.skipped {
 		left += len(tests)
@@ -135,6 +137,9 @@ func (t *tally) end() int {
 	fmt.Fprintf(t.out, "\n%d passed, %d failed, %d left out\n", t.passed, len(t.failed), left)
 	for _, name := range t.failed {
 		fmt.Fprintf(t.out, "  failed: %s\n", name)
+	}
+	for _, note := range notes {
+		fmt.Fprintf(t.out, "  left out: %s\n", note)
 	}
 	why := make([]string, 0, len(t.skipped))
 	for reason := range t.skipped {

@@ -18,8 +18,8 @@ func TestWhatWasLeftOutIsNamedWithItsReason(t *testing.T) {
 		`{"Action":"output",` + pkg + `,"Test":"TestB","Output":"noise\n"}`,
 		`{"Action":"pass",` + pkg + `,"Test":"TestB"}`,
 		`{"Action":"pass",` + pkg + `,"Elapsed":1.5}`,
-	}, "\n")), &out)
-	want := "ok    agent/store  1.5s\n\n1 passed, 0 failed, 1 left out\n  left out: needs root: mounts\n    agent/store TestA\n"
+	}, "\n")), &out, "b: nobody asked")
+	want := "ok    agent/store  1.5s\n\n1 passed, 0 failed, 1 left out\n  left out: b: nobody asked\n  left out: needs root: mounts\n    agent/store TestA\n"
 	if code != 0 || out.String() != want {
 		t.Errorf("code %d:\n%s\nwant:\n%s", code, &out, want)
 	}
