@@ -22,10 +22,10 @@ test: tools lint ## everything; real hosts too when root; ends with what was lef
 
 # Releases are read-only, and pruning looks at all processes. So whoever is not root gets root's rights over what is theirs, and a
 # process table of their own, for each package; where the kernel does not give that, three packages are left out, and told.
-ALONE := unshare --user --map-current-user --keep-caps --mount --pid --fork --kill-child --mount-proc
+ALONE := $(CURDIR)/integration/alone.sh
 ifneq ($(shell id -u),0)
 ifeq ($(shell $(ALONE) true 2>/dev/null && echo yes),yes)
-OWN = -exec '$(ALONE)'
+OWN = -exec $(ALONE)
 else
 UNABLE = -e /agent$$ -e /agent/release$$ -e /agent/store$$
 NOTE = 'agent, agent/release, agent/store: they need root, or user namespaces, which this host does not give you'
