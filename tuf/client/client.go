@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"maps"
 	"os"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -18,6 +21,10 @@ type Client struct {
 	log   hclog.Logger
 	cache cache
 	fetch *fetcher
+
+	told atomic.Pointer[told] // what Trusted answers while the gate is taken
+	once sync.Once
+	any  chan struct{} // closed once there is an answer in told
 
 	gate chan struct{} // a mutex that a context can give up on; guards everything below
 	known
@@ -83,7 +90,7 @@ func Open(cfg Config) (*Client, error) {
 	}
 	c := &Client{
 		cfg: cfg, log: cfg.Logger, cache: cache{cfg.Dir}, fetch: fetch,
-		gate: make(chan struct{}, 1), mirrors: newMirrorOrder(len(cfg.Mirrors)),
+		gate: make(chan struct{}, 1), any: make(chan struct{}), mirrors: newMirrorOrder(len(cfg.Mirrors)),
 	}
 	c.chain = []*root{pinned}
 	return c, c.cache.create()
@@ -101,10 +108,12 @@ func (c *Client) lock(ctx context.Context) (func(), error) {
 		return nil, err
 	}
 	c.load()
+	c.tell()
 	return func() {
 		if err := c.settle(); err != nil {
 			c.log.Warn("cannot store metadata", "error", err)
 		}
+		c.tell()
 		held.Release()
 		release()
 	}, nil
@@ -137,15 +146,39 @@ func (c *Client) lockMemory(ctx context.Context) (func(), error) {
 
 func (c *Client) root() *root { return c.chain[len(c.chain)-1] }
 
-// Trusted tells what the cache proves, without any request, lapsed or not: for the boot guardian and for status.
+// told is an answer of Trusted.
+type told struct {
+	trusted Trusted
+	err     error
+}
+
+// tell keeps what is trusted now for those who ask while the gate is taken. The caller holds it, and no set is half made.
+func (c *Client) tell() told {
+	t, err := c.trusted(false)
+	c.told.Store(&told{t, err})
+	c.once.Do(func() { close(c.any) })
+	return told{t, err}
+}
+
+// Trusted tells what the cache proves, without any request, lapsed or not: for the boot guardian and for status. While a
+// refresh is under way, which may take as long as a mirror likes, it answers what was trusted before it.
 func (c *Client) Trusted() (Trusted, error) {
-	release, err := c.lockMemory(context.Background())
-	if err != nil {
-		return Trusted{}, err
+	select {
+	case c.gate <- struct{}{}:
+	default:
+		select {
+		case c.gate <- struct{}{}:
+		case <-c.any:
+			last := *c.told.Load()
+			last.trusted.Expires = maps.Clone(last.trusted.Expires)
+			return last.trusted, last.err
+		}
 	}
-	defer release()
+	defer func() { <-c.gate }()
 	c.load()
-	return c.trusted(false)
+	now := c.tell()
+	now.trusted.Expires = maps.Clone(now.trusted.Expires)
+	return now.trusted, now.err
 }
 
 func (c *Client) trusted(changed bool) (Trusted, error) {

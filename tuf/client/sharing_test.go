@@ -75,3 +75,57 @@ func TestARefreshWaitsForTheDirectorysLockOnlyAsLongAsItsContext(t *testing.T) {
 		refused[*ErrNoTrust](t, err) // reading needs no lock
 	}
 }
+
+func TestWhatIsTrustedIsToldWhileARefreshIsUnderWay(t *testing.T) {
+	repo, _ := billing(t)
+	c := newClient(t, repo)
+	before := refresh(t, c)
+	unlock, err := c.lock(context.Background()) // as a refresh does
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.set = nil // a set that is being replaced
+	for range 2 {
+		got, err := c.Trusted()
+		if err != nil || got.Timestamp != before.Timestamp || !got.Expires[metadata.TIMESTAMP].Equal(before.Expires[metadata.TIMESTAMP]) {
+			t.Fatalf("%+v %v", got, err)
+		}
+		clear(got.Expires) // the caller's own
+	}
+	unlock()
+	repo.AddTarget("app.billing", release1, []byte("two"))
+	repo.Publish()
+	if refresh(t, c); c.told.Load().trusted.Timestamp <= before.Timestamp {
+		t.Fatalf("told is %+v after the refresh", c.told.Load().trusted)
+	}
+}
+
+func TestWhatIsTrustedIsToldFromTheCacheDuringTheVeryFirstRefresh(t *testing.T) {
+	repo, _ := billing(t)
+	first := newClient(t, repo)
+	want := refresh(t, first)
+	c := newClient(t, repo, inDir(first.cfg.Dir))
+	release, err := c.lockMemory(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer := make(chan Trusted, 1)
+	go func() {
+		got, err := c.Trusted()
+		if err != nil {
+			t.Error(err)
+		}
+		answer <- got
+	}()
+	select {
+	case got := <-answer:
+		t.Fatalf("told %+v before the cache was read", got)
+	case <-time.After(20 * time.Millisecond):
+	}
+	c.load()
+	c.tell()
+	if got := <-answer; got.Timestamp != want.Timestamp {
+		t.Fatalf("%+v", got)
+	}
+	release()
+}
