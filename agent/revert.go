@@ -43,9 +43,8 @@ func (m *Machine) beginRevert(tx *state.Tx, target release.ID, cause state.Cause
 // interrupted anywhere and run again, by this daemon, the guard or the boot guardian. It asks nothing of network, metadata,
 // audit or free space.
 func (m *Machine) revert(ctx context.Context) {
-	ctx = context.WithoutCancel(ctx)
 	m.stopWatching()
-	if err := m.goBack(ctx); err != nil {
+	if err := m.goBack(context.WithoutCancel(ctx)); err != nil {
 		m.fail("cannot finish reverting "+m.app.String()+" yet", err)
 		return
 	}
@@ -281,7 +280,8 @@ const (
 	fallbackMinHealthy = 3 * time.Second
 )
 
-// judgeFallback watches the fallback and ends the attempt. An unhealthy fallback is not swapped again: that would flip-flop.
+// judgeFallback watches the fallback and ends the attempt. An unhealthy fallback is not swapped again: that would flip-flop. A
+// daemon that is stopped meanwhile does not wait: the fallback is up and the phase says so, and the next start watches it anew.
 func (m *Machine) judgeFallback(ctx context.Context) error {
 	st, err := m.State.Read(m.app)
 	if err != nil {
@@ -294,8 +294,12 @@ func (m *Machine) judgeFallback(ctx context.Context) error {
 	v := health.Verdict{Answer: health.Healthy}
 	if !a.Fallback.IsZero() {
 		v = m.watchFallback(ctx, a)
-		m.hookAfter(ctx, a.Fallback, "post-revert")
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		m.hookAfter(context.WithoutCancel(ctx), a.Fallback, "post-revert")
 	}
+	ctx = context.WithoutCancel(ctx)
 	return m.locked(ctx, func(tx *state.Tx) error {
 		if tx.State.Phase != state.Reverting || tx.State.Attempt == nil || tx.State.Attempt.ID != a.ID {
 			return nil
