@@ -38,6 +38,9 @@ root, so compare the fingerprint it prints with the one your release engineers p
 			if err != nil {
 				return err
 			}
+			if c.configDir, err = filepath.Abs(c.configDir); err != nil {
+				return failure{"cannot tell where " + c.configDir + " is: " + err.Error(), ""}
+			}
 			text := hostConfig(environment, filepath.Join(c.configDir, "root.json"), mirrors)
 			if err := checkHostConfig(text); err != nil {
 				return err

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -47,6 +48,11 @@ func run(args []string, stdout, stderr io.Writer) int {
 		}
 		return fail(stderr, 2, err)
 	}
+	abs, err := filepath.Abs(*dir) // the guard is started elsewhere with the same words
+	if err != nil {
+		return fail(stderr, 1, err)
+	}
+	*dir = abs
 	switch {
 	case *show:
 		fmt.Fprintln(stdout, "slipwayd "+version)
