@@ -119,6 +119,30 @@ func reason(said []string) string {
 	return "no reason given"
 }
 
+// grouped says how many cases of a test were left out instead of naming each.
+func grouped(tests []string) []string {
+	var order []string
+	cases := map[string]int{}
+	for _, name := range tests {
+		pkg, test, _ := strings.Cut(name, " ")
+		test, _, part := strings.Cut(test, "/")
+		test = pkg + " " + test
+		if _, seen := cases[test]; !seen {
+			order = append(order, test)
+			cases[test] = 0
+		}
+		if part {
+			cases[test]++
+		}
+	}
+	for i, test := range order {
+		if n := cases[test]; n > 0 {
+			order[i] = fmt.Sprintf("%s (%d cases)", test, n)
+		}
+	}
+	return order
+}
+
 // short leaves out the module's own name.
 func short(pkg string) string {
 	for _, room := range []string{"/agent", "/cmd/", "/tuf/", "/systemd", "/integration"} {
@@ -148,7 +172,7 @@ func (t *tally) end(notes []string) int {
 	slices.Sort(why)
 	for _, reason := range why {
 		fmt.Fprintf(t.out, "  left out: %s\n", reason)
-		for _, name := range t.skipped[reason] {
+		for _, name := range grouped(t.skipped[reason]) {
 			fmt.Fprintf(t.out, "    %s\n", name)
 		}
 	}

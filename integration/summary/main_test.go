@@ -25,6 +25,13 @@ func TestWhatWasLeftOutIsNamedWithItsReason(t *testing.T) {
 	}
 }
 
+func TestCasesOfATestAreCountedAndNotNamed(t *testing.T) {
+	got := grouped([]string{"agent/store TestA/a", "agent/store TestA/b/c", "agent TestA", "agent/store TestB"})
+	if want := "agent/store TestA (2 cases)|agent TestA|agent/store TestB"; strings.Join(got, "|") != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
 func TestAFailureShowsItsOutputAndEndsWithOne(t *testing.T) {
 	for name, one := range map[string]struct{ in, want string }{
 		"a test": {`{"Action":"output",` + pkg + `,"Test":"TestA","Output":"got 1, want 2\n"}
