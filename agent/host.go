@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -22,6 +23,8 @@ type Host struct {
 	jitter   float64
 	running  map[release.App]*runner
 	refresh  RefreshState
+	polled   bool                          // a refresh has ended, well or not
+	leaving  map[release.App]chan struct{} // closed once the machine of an app that left has stopped
 	poke     chan chan error
 	ctx      context.Context
 }
@@ -36,13 +39,14 @@ type RefreshState struct {
 
 type runner struct {
 	machine *Machine
+	after   chan struct{} // an earlier machine of the same app, until it has stopped
 	cancel  context.CancelFunc
 	done    chan struct{}
 }
 
 // NewHost makes a host without apps. Configure adds them; Run works.
 func NewHost(d Deps) *Host {
-	return &Host{deps: d, interval: 5 * time.Minute, running: map[release.App]*runner{}, poke: make(chan chan error, 8)}
+	return &Host{deps: d, interval: 5 * time.Minute, running: map[release.App]*runner{}, leaving: map[release.App]chan struct{}{}, poke: make(chan chan error, 8)}
 }
 
 // Configure replaces the wishes of the configuration: new apps get a machine, apps that are gone lose theirs (what they run
@@ -50,11 +54,10 @@ func NewHost(d Deps) *Host {
 func (h *Host) Configure(apps map[release.App]Settings, interval time.Duration, jitter float64) {
 	h.mu.Lock()
 	h.interval, h.jitter = interval, jitter
-	var gone []*runner
 	for app, r := range h.running {
 		if _, ok := apps[app]; !ok {
-			gone = append(gone, r)
 			delete(h.running, app)
+			h.leave(app, r)
 		}
 	}
 	for app, s := range apps {
@@ -62,17 +65,36 @@ func (h *Host) Configure(apps map[release.App]Settings, interval time.Duration, 
 			r.machine.SetSettings(s)
 			continue
 		}
-		r := &runner{machine: NewMachine(app, h.deps, s), done: make(chan struct{})}
+		r := &runner{machine: NewMachine(app, h.deps, s), after: h.leaving[app], done: make(chan struct{})}
+		r.machine.refreshed(h.polled)
 		h.running[app] = r
 		if h.ctx != nil {
 			h.start(r)
 		}
 	}
 	h.mu.Unlock()
-	for _, r := range gone {
-		r.stop()
+}
+
+// leave ends the machine of an app that left the configuration, in its own time: what it is in the middle of must not hold the
+// other apps up. Should the app come back meanwhile, its next machine waits for this one.
+func (h *Host) leave(app release.App, r *runner) {
+	left, cancel := make(chan struct{}), r.cancel
+	h.leaving[app] = left
+	go func() {
+		defer close(left)
+		if cancel != nil {
+			cancel()
+			<-r.done
+		} else if r.after != nil {
+			<-r.after
+		}
 		h.forgetRemoved(r.machine)
-	}
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if h.leaving[app] == left {
+			delete(h.leaving, app)
+		}
+	}()
 }
 
 func (h *Host) start(r *runner) {
@@ -80,6 +102,9 @@ func (h *Host) start(r *runner) {
 	r.cancel = cancel
 	go func() {
 		defer close(r.done)
+		if r.after != nil {
+			<-r.after
+		}
 		r.machine.Run(ctx)
 	}()
 }
@@ -198,9 +223,13 @@ func (h *Host) Run(ctx context.Context) {
 	for _, r := range h.running {
 		all = append(all, r)
 	}
+	leaving := slices.Collect(maps.Values(h.leaving))
 	h.mu.Unlock()
 	for _, r := range all {
 		r.stop()
+	}
+	for _, left := range leaving {
+		<-left
 	}
 }
 
@@ -216,9 +245,11 @@ func (h *Host) poll(ctx context.Context) error {
 	was := h.refresh
 	h.refresh.Metadata, h.refresh.Err = meta, err
 	h.refresh.Succeeded = h.refresh.Succeeded || err == nil
+	h.polled = true
 	h.mu.Unlock()
 	h.tell(was, meta, err)
 	for _, m := range h.Machines() {
+		m.refreshed(true)
 		m.Wake()
 	}
 	return err

@@ -38,6 +38,9 @@ type Machine struct {
 	watching  string                  // the attempt whose trial is being watched
 	endWatch  context.CancelFunc
 
+	// expectsRefresh is set while the first refresh of this process is still to come to its end.
+	expectsRefresh bool
+
 	overruling atomic.Bool
 	nudged     bool // `apply`: do not wait out a back-off jitter
 }
@@ -71,6 +74,13 @@ func (m *Machine) SetSettings(s Settings) {
 	m.settings = s
 	m.mu.Unlock()
 	m.Wake()
+}
+
+// refreshed says whether a refresh has ended, well or not. Wake makes it count.
+func (m *Machine) refreshed(ended bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.expectsRefresh = !ended
 }
 
 func (m *Machine) cfg() Settings {

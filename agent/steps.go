@@ -43,11 +43,16 @@ func (m *Machine) explain(err error) time.Duration {
 		m.wait("no-deployment", sentence("no deployment of %s is signed for %s", m.app, m.cfg().Environment))
 	case errors.As(err, &refused):
 		m.wait(refused.Rule, "refused: "+refused.Reason)
+	case errors.Is(err, errNoMetadataYet):
+		m.wait("first-metadata", sentence("waiting for the first metadata from the repository before anything of %s is decided", m.app))
 	default:
 		m.fail("cannot go on with "+m.app.String(), err)
 	}
 	return idleWait
 }
+
+// errNoMetadataYet says that nothing is trusted and that no refresh has ended yet: that is how every new host begins.
+var errNoMetadataYet = errors.New("no metadata yet")
 
 func (m *Machine) advance(ctx context.Context) (time.Duration, error) {
 	st, err := m.State.Read(m.app)
@@ -115,6 +120,9 @@ func (m *Machine) advance(ctx context.Context) (time.Duration, error) {
 		m.tidy(ctx, cur)
 		return m.notNow(st, d)
 	}
+	if err := m.backOff(w.digest); err != nil { // of an activation that was given up before the swap
+		return m.stageFailed(ctx, w, err)
+	}
 	if st.Keeps(cur) {
 		return 0, m.giveUpKept(ctx)
 	}
@@ -124,10 +132,16 @@ func (m *Machine) advance(ctx context.Context) (time.Duration, error) {
 // known is the metadata decisions are based on. Without any there is nothing to decide.
 func (m *Machine) known(ctx context.Context) (Metadata, error) {
 	meta, err := m.Source.Known(ctx)
-	if err != nil {
-		return meta, fmt.Errorf("cannot trust any metadata yet: %w", err)
+	if err == nil {
+		return meta, nil
 	}
-	return meta, nil
+	m.mu.Lock()
+	waiting := m.expectsRefresh
+	m.mu.Unlock()
+	if waiting {
+		return meta, errNoMetadataYet
+	}
+	return meta, fmt.Errorf("cannot trust any metadata yet: %w", err)
 }
 
 // resolveInTime is resolve with an end: a mirror that trickles must not keep a command waiting for ever.
@@ -332,7 +346,11 @@ func retryDelay(tries int) time.Duration {
 func (m *Machine) stageFailed(ctx context.Context, w *wish, cause error) (time.Duration, error) {
 	var later *backOffError
 	if errors.As(cause, &later) {
-		m.setWhy(sentence("cannot stage %s %s: %v", m.app, w.rel.Version, cause))
+		doing := "stage"
+		if m.complete(w.id) {
+			doing = "activate"
+		}
+		m.setWhy(sentence("cannot %s %s %s: %v", doing, m.app, w.rel.Version, cause))
 		return max(time.Second, later.until.Sub(m.Clock.Now())), nil
 	}
 	if ctx.Err() != nil || errors.Is(cause, errSuperseded) {
