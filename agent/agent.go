@@ -93,6 +93,8 @@ type Manager interface {
 	Kill(ctx context.Context, unit string) error
 	// ResetFailed forgets failures and start limits of a unit; a unit that is not loaded is fine.
 	ResetFailed(ctx context.Context, unit string) error
+	// Instances lists the loaded instances of a template, by the template's name.
+	Instances(ctx context.Context, template string) ([]string, error)
 	// Unit says how a unit is.
 	Unit(ctx context.Context, unit string) (health.UnitStatus, error)
 }

@@ -290,7 +290,11 @@ func (s *supervisor) temper(unit string) temper {
 
 // run starts unit anew. A unit that failed refuses until its failure is reset, as start limits do.
 func (s *supervisor) run(unit string) error {
-	if _, ok := s.Loaded[unit]; !ok {
+	file := unit
+	if stem, rest, ok := strings.Cut(unit, "@"); ok {
+		file = stem + "@" + filepath.Ext(rest)
+	}
+	if _, ok := s.Loaded[file]; !ok {
 		return fmt.Errorf("unit %s is not loaded", unit)
 	}
 	was := s.Units[unit]
@@ -351,6 +355,21 @@ func (s *supervisor) ResetFailed(_ context.Context, unit string) error {
 	}
 	s.save()
 	return nil
+}
+
+func (s *supervisor) Instances(_ context.Context, template string) (names []string, err error) {
+	defer s.mu.Unlock()
+	if err := s.enter("instances of " + template); err != nil {
+		return nil, err
+	}
+	stem, kind, _ := strings.Cut(template, "@.")
+	for name := range s.Units {
+		if strings.HasPrefix(name, stem+"@") && strings.HasSuffix(name, "."+kind) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names, nil
 }
 
 func (s *supervisor) Unit(_ context.Context, unit string) (health.UnitStatus, error) {

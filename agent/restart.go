@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/slipway-deploy/slipway/agent/release"
@@ -44,7 +45,11 @@ const stopPatience = 30 * time.Second
 // run on unwatched once the unit file is gone.
 func (m *Machine) stop(ctx context.Context, unit string) error {
 	if units.IsTemplate(unit) {
-		return nil
+		instances, err := m.instances(ctx, unit)
+		for _, instance := range instances {
+			err = errors.Join(err, m.stop(ctx, instance))
+		}
+		return err
 	}
 	defer m.pulse.busy(2*stopPatience, "stopping "+unit)()
 	bounded, cancel := context.WithTimeout(ctx, stopPatience)
@@ -63,6 +68,29 @@ func (m *Machine) stop(ctx context.Context, unit string) error {
 		m.Log.Warn("a killed unit did not stop cleanly", "unit", unit, "error", err)
 	}
 	return nil
+}
+
+// instances lists what was started of a template, by a person, by another unit or at boot: it runs the release too, and is
+// restarted and stopped with it.
+func (m *Machine) instances(ctx context.Context, template string) ([]string, error) {
+	names, err := m.Manager.Instances(ctx, template)
+	return slices.DeleteFunc(names, units.IsTemplate), err
+}
+
+// expanded replaces templates by their instances.
+func (m *Machine) expanded(ctx context.Context, names []string) (out []string) {
+	for _, name := range names {
+		if !units.IsTemplate(name) {
+			out = append(out, name)
+			continue
+		}
+		instances, err := m.instances(ctx, name)
+		if err != nil {
+			m.Log.Warn("the instances of a unit could not be listed", "unit", name, "error", err)
+		}
+		out = append(out, instances...)
+	}
+	return out
 }
 
 // reloadPatience bounds one daemon-reload; a manager that takes longer is taken to be silent and asked again.
@@ -91,10 +119,7 @@ func (m *Machine) restartWithin(ctx context.Context, d time.Duration, id release
 	defer m.pulse.busy(d, "restarting the units of "+id.String())()
 	bounded, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
-	for _, unit := range set.Names() {
-		if units.IsTemplate(unit) {
-			continue
-		}
+	for _, unit := range m.expanded(bounded, set.Names()) {
 		if err := m.Manager.ResetFailed(bounded, unit); err != nil {
 			m.Log.Warn("a unit's failure could not be reset", "unit", unit, "error", err)
 		}
@@ -130,7 +155,11 @@ func (m *Machine) restart(ctx context.Context, id release.ID, set *units.Set) er
 // trial meets the new release and not only its listener.
 func (m *Machine) refreshIdle(ctx context.Context, mode release.RestartMode, set *units.Set, unit string) error {
 	if units.IsTemplate(unit) {
-		return nil
+		instances, err := m.instances(ctx, unit)
+		for _, instance := range instances {
+			err = errors.Join(err, m.refreshIdle(ctx, mode, set, instance))
+		}
+		return err
 	}
 	st, err := m.Manager.Unit(ctx, unit)
 	if err != nil {

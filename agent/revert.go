@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/slipway-deploy/slipway/agent/durable"
@@ -110,10 +111,7 @@ func (m *Machine) startFallback(ctx context.Context, a *state.Attempt, set *unit
 }
 
 func (m *Machine) lackedResources(ctx context.Context, set *units.Set) bool {
-	for _, unit := range set.Names() {
-		if units.IsTemplate(unit) {
-			continue
-		}
+	for _, unit := range m.expanded(ctx, set.Names()) {
 		if st, err := m.Manager.Unit(ctx, unit); err == nil && st.Active == "failed" && st.Result == "resources" {
 			return true
 		}
@@ -250,7 +248,7 @@ func (m *Machine) takeOff(ctx context.Context) error {
 	if err := m.reload(ctx); err != nil {
 		return err
 	}
-	for _, unit := range owned {
+	for _, unit := range slices.DeleteFunc(owned, units.IsTemplate) {
 		if err := m.Manager.ResetFailed(ctx, unit); err != nil {
 			m.Log.Warn("a unit's failure could not be reset", "unit", unit, "error", err)
 		}
@@ -258,16 +256,13 @@ func (m *Machine) takeOff(ctx context.Context) error {
 	return m.tree.ClearFallback()
 }
 
-// stopOrder puts sockets, timers and paths before services, so that nothing starts again what was just stopped. Templates
-// have no process of their own.
+// stopOrder puts sockets, timers and paths before services, so that nothing starts again what was just stopped.
 func stopOrder(names []string) []string {
 	var first, last []string
 	for _, n := range names {
-		switch {
-		case units.IsTemplate(n):
-		case units.IsService(n):
+		if units.IsService(n) {
 			last = append(last, n)
-		default:
+		} else {
 			first = append(first, n)
 		}
 	}

@@ -69,11 +69,13 @@ var (
 	vAlien  = sync.OnceValue(func() *ship { return build(billing, "1.6.0", withUnit("billing-web.service", serviceText)) })
 	vSocket = sync.OnceValue(func() *ship { return build(billing, "1.7.0", withSocket) })
 	vShop   = sync.OnceValue(func() *ship { return build(shop, "7.0.0") })
+	vMany   = sync.OnceValue(func() *ship { return build(billing, "1.8.0", withWorkers) })
+	vMany2  = sync.OnceValue(func() *ship { return build(billing, "1.9.0", withWorkers) })
 	vShop2  = sync.OnceValue(func() *ship { return build(shop, "7.1.0") })
 )
 
 func prebuild() {
-	for _, f := range []func() *ship{v10, v11, v12, v13, vHooks, vForbid, vAlien, vSocket, vShop, vShop2} {
+	for _, f := range []func() *ship{v10, v11, v12, v13, vHooks, vForbid, vAlien, vSocket, vMany, vMany2, vShop, vShop2} {
 		f()
 	}
 }
@@ -101,6 +103,10 @@ func withSocket(dir string, r *release.Release) {
 	withUnit("billing.socket", "[Socket]\nListenStream=8080\n\n[Install]\nWantedBy=sockets.target\n")(dir, r)
 	withUnit("billing.service", "[Service]\nUser=billing\nExecStart=@current@/bin/billing\n")(dir, r)
 	r.Restart = release.RestartModeSocket
+}
+
+func withWorkers(dir string, r *release.Release) {
+	withUnit("billing-worker@.service", "[Service]\nUser=billing\nExecStart=@current@/bin/billing %i\n")(dir, r)
 }
 
 func withFloor(version string) shipOption {

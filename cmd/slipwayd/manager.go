@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"strings"
 	"syscall"
 	"time"
 
@@ -20,6 +21,7 @@ type supervisor interface {
 	Kill(ctx context.Context, unit string, signal syscall.Signal) error
 	ResetFailed(ctx context.Context, unit string) error
 	Unit(ctx context.Context, unit string) (systemd.UnitStatus, error)
+	UnitsMatching(ctx context.Context, patterns ...string) ([]systemd.UnitStatus, error)
 	Run(ctx context.Context, t systemd.Task) (systemd.TaskResult, error)
 	ArmGuard(ctx context.Context, g systemd.Guard) (string, error)
 	DisarmGuard(ctx context.Context, app, attempt string) error
@@ -46,6 +48,17 @@ func (m manager) Job(ctx context.Context, verb, unit string) error {
 
 func (m manager) Kill(ctx context.Context, unit string) error {
 	return m.supervisor.Kill(ctx, unit, syscall.SIGKILL)
+}
+
+func (m manager) Instances(ctx context.Context, template string) ([]string, error) {
+	found, err := m.UnitsMatching(ctx, strings.Replace(template, "@.", "@*.", 1))
+	var names []string
+	for _, u := range found {
+		if u.Name != template && u.Load != "not-found" {
+			names = append(names, u.Name)
+		}
+	}
+	return names, err
 }
 
 func (m manager) Unit(ctx context.Context, unit string) (health.UnitStatus, error) {
