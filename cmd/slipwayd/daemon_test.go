@@ -44,8 +44,10 @@ func TestTheWatchdogIsFedUntilALoopHangsAndAgainWhenItLives(t *testing.T) {
 		n, err := conn.Read(buf)
 		return err == nil && string(buf[:n]) == "WATCHDOG=1"
 	}
-	if !heard(10*time.Second) || !heard(10*time.Second) {
-		t.Fatal("a living daemon does not feed the watchdog")
+	for range 2 {
+		if !heard(10 * time.Second) {
+			t.Fatal("a living daemon does not feed the watchdog")
+		}
 	}
 	host.hung.Store(true)
 	for range 3 {
