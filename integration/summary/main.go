@@ -78,7 +78,7 @@ func (t *tally) endTest(e event, key string) {
 	case "pass":
 		t.passed++
 	case "skip":
-		why := reason(t.said[key])
+		why := strings.ReplaceAll(reason(t.said[key]), e.Test, "it") // one reason for all that say the same of themselves
 		t.skipped[why] = append(t.skipped[why], short(e.Package)+" "+e.Test)
 	case "fail":
 		t.failed = append(t.failed, short(e.Package)+" "+e.Test)

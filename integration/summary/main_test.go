@@ -12,14 +12,14 @@ func TestWhatWasLeftOutIsNamedWithItsReason(t *testing.T) {
 	code := summarize(strings.NewReader(strings.Join([]string{
 		`{"Action":"run",` + pkg + `,"Test":"TestA"}`,
 		`{"Action":"output",` + pkg + `,"Test":"TestA","Output":"=== RUN   TestA\n"}`,
-		`{"Action":"output",` + pkg + `,"Test":"TestA","Output":"    main_test.go:212: needs root: mounts\n"}`,
+		`{"Action":"output",` + pkg + `,"Test":"TestA","Output":"    main_test.go:212: needs root: TestA mounts\n"}`,
 		`{"Action":"output",` + pkg + `,"Test":"TestA","Output":"--- SKIP: TestA (0.00s)\n"}`,
 		`{"Action":"skip",` + pkg + `,"Test":"TestA"}`,
 		`{"Action":"output",` + pkg + `,"Test":"TestB","Output":"noise\n"}`,
 		`{"Action":"pass",` + pkg + `,"Test":"TestB"}`,
 		`{"Action":"pass",` + pkg + `,"Elapsed":1.5}`,
 	}, "\n")), &out, "b: nobody asked")
-	want := "ok    agent/store  1.5s\n\n1 passed, 0 failed, 1 left out\n  left out: b: nobody asked\n  left out: needs root: mounts\n    agent/store TestA\n"
+	want := "ok    agent/store  1.5s\n\n1 passed, 0 failed, 1 left out\n  left out: b: nobody asked\n  left out: needs root: it mounts\n    agent/store TestA\n"
 	if code != 0 || out.String() != want {
 		t.Errorf("code %d:\n%s\nwant:\n%s", code, &out, want)
 	}
