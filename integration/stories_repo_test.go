@@ -139,7 +139,7 @@ func TestWhatAServerTampersWithIsRefusedByName(t *testing.T) {
 	mark := h.Mark(t)
 	s.server.Tamper("*.tar.zst", flip)
 	s.ship("harbor", "1.1.0", s.harborTree("1.1.0", "ok"), deployment{})
-	h.waitWhy("harbor", "cannot stage harbor 1.1.0", "bin/harbor", "not what the manifest says")
+	h.waitWhy("harbor", "cannot stage harbor 1.1.0", "tar.zst", "was signed")
 	s.server.Honest()
 	s.server.Tamper("*.manifest.json", flip)
 	s.ship("harbor", "1.2.0", s.harborTree("1.2.0", "ok"), deployment{})
@@ -157,7 +157,7 @@ func TestWhatAServerTampersWithIsRefusedByName(t *testing.T) {
 	})
 	s.server.Tamper("timestamp.json", func([]byte) []byte { return mustRead(t, old) })
 	h.waitRepository(api.RepositoryRefused)
-	h.JournalInOrder(t, 10*time.Second, filterAfter(mark), `cannot stage harbor 1\.1\.0.*not what the manifest says`, `cannot stage harbor 1\.2\.0.*manifest`, `metadata could not be refreshed.*timestamp`)
+	h.JournalInOrder(t, 10*time.Second, filterAfter(mark), `cannot stage harbor 1\.1\.0.*tar\.zst.*was signed`, `cannot stage harbor 1\.2\.0.*manifest`, `metadata could not be refreshed.*timestamp`)
 	if a := h.app("harbor"); a.Version != "1.0.0" || a.LastOutcome.Version != "1.0.0" {
 		t.Errorf("something of it was activated: %s", brief(a))
 	}

@@ -141,6 +141,11 @@ func (s *source) Stage(ctx context.Context, a release.Artifact, dir string, prog
 		fetched <- err
 	}()
 	err = release.Unpack(ctx, r, m, dir, release.UnpackOptions{})
+	if bad := new(release.ArchiveError); errors.As(err, &bad) {
+		// Whose fault is it? With the digest that was signed it is the publisher's; else a mirror's, which then comes last
+		// next time. Only the whole archive can tell.
+		io.Copy(io.Discard, r)
+	}
 	r.CloseWithError(err)
 	cancelIf(err != nil, cancel)
 	if ferr := <-fetched; ferr != nil && !errors.Is(ferr, context.Canceled) && !errors.Is(ferr, io.ErrClosedPipe) {
