@@ -47,6 +47,7 @@ func (m *Machine) explain(err error) time.Duration {
 		m.wait("first-metadata", sentence("waiting for the first metadata from the repository before anything of %s is decided", m.app))
 	default:
 		m.fail("cannot go on with "+m.app.String(), err)
+		return retryFirst
 	}
 	return idleWait
 }

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"sync"
 	"syscall"
-	"time"
 
 	"github.com/fsnotify/fsnotify"
 	"github.com/hashicorp/go-hclog"
@@ -186,36 +185,4 @@ func localDir(url string) (string, bool) {
 		return url[len(scheme):], true
 	}
 	return url, filepath.IsAbs(url)
-}
-
-// helper loads what the guard, the boot guardian and settle need. They come when things are bad: an invalid configuration must
-// not keep them from working, so the last valid one serves, and after that the defaults.
-func helper(ctx context.Context, dir string, early bool) (*wired, error) {
-	cfg, problems := loadOrKept(dir)
-	if cfg == nil {
-		return nil, problems
-	}
-	log := systemd.NewLogger("slipwayd", hclog.LevelFromString(cfg.Log.Level))
-	if problems != nil {
-		log.Warn("the configuration is invalid; the last valid one is used", "problems", problems)
-	}
-	d, err := wire(ctx, cfg, log, early)
-	if err != nil {
-		return nil, err
-	}
-	apps, err := d.settings(cfg)
-	if err != nil {
-		return nil, err
-	}
-	known, err := d.state.Apps()
-	if err != nil {
-		return nil, err
-	}
-	for _, app := range known {
-		if _, ok := apps[app]; !ok {
-			apps[app] = defaultSettings(cfg, d.hostID)
-		}
-	}
-	d.host.Configure(apps, time.Hour, 0)
-	return d, nil
 }

@@ -111,9 +111,9 @@ func settle(ctx context.Context, dir string, timeout time.Duration) error {
 	return errors.Join(errs...)
 }
 
-// assist is helper for what must work even when nothing that was written about this host can be used: an edit that contradicts
-// itself costs the check it failed, and without any valid configuration the built-in defaults serve. The state, the links and the
-// units saved beside the state say the rest.
+// assist loads what the guard, the boot guardian and settle need. They come when things are bad, so whatever can be used serves:
+// the configuration, else its last valid copy, else the built-in defaults; of one that contradicts itself all but the check it
+// failed. The state, the links and the units saved beside the state say the rest, also of apps that the configuration left out.
 func assist(ctx context.Context, dir string, early bool) (*wired, error) {
 	cfg, problems := loadOrKept(dir)
 	if cfg == nil {
@@ -122,25 +122,25 @@ func assist(ctx context.Context, dir string, early bool) (*wired, error) {
 			return nil, problems
 		}
 		cfg = builtIn()
-	} else if _, contradiction := new(wired).settings(cfg); contradiction == nil {
-		return helper(ctx, dir, early)
-	} else {
-		problems = contradiction
 	}
-	log := systemd.NewLogger("slipwayd", hclog.LevelFromString(cfg.Log.Level))
-	log.Error("THE CONFIGURATION CANNOT BE USED AS IT IS; going by the saved state", "problems", problems)
-	return assistWith(ctx, cfg, log, early)
+	return assistWith(ctx, cfg, problems, early)
 }
 
-// assistWith takes every app that has state, whatever the configuration says of it.
-func assistWith(ctx context.Context, cfg *config.Host, log hclog.Logger, early bool) (*wired, error) {
+func assistWith(ctx context.Context, cfg *config.Host, problems error, early bool) (*wired, error) {
+	log := systemd.NewLogger("slipwayd", hclog.LevelFromString(cfg.Log.Level))
 	d, err := wire(ctx, cfg, log, early)
 	if err != nil {
 		return nil, err
 	}
-	apps, err := settingsOf(cfg, d.hostID)
+	apps, err := d.settings(cfg)
 	if err != nil {
-		apps = map[release.App]agent.Settings{} // the built-in defaults have no environment
+		problems = errors.Join(problems, err)
+		if apps, err = settingsOf(cfg, d.hostID); err != nil {
+			apps = map[release.App]agent.Settings{} // the built-in defaults have no environment
+		}
+	}
+	if problems != nil {
+		log.Error("THE CONFIGURATION CANNOT BE USED AS IT IS; going by the last valid one and the saved state", "problems", problems)
 	}
 	known, err := d.state.Apps()
 	if err != nil {

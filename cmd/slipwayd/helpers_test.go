@@ -8,8 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
-
 	"github.com/slipway-deploy/slipway/agent/config"
 	"github.com/slipway-deploy/slipway/agent/release"
 	"github.com/slipway-deploy/slipway/agent/state"
@@ -74,7 +72,7 @@ func TestGuardAndBootGuardianWorkWithBuiltInDefaults(t *testing.T) {
 	ticket := r.unfinished()
 	cfg, own := builtIn(), r.load()
 	cfg.Supervisor, cfg.Paths = own.Supervisor, own.Paths
-	d, err := assistWith(t.Context(), cfg, hclog.NewNullLogger(), true)
+	d, err := assistWith(t.Context(), cfg, nil, true)
 	must(t, err)
 	defer d.manager.Close()
 	if got := len(d.host.Machines()); got != 1 {
