@@ -31,7 +31,7 @@ func (r *Repository) AddApp(ctx context.Context, app release.App, o AppOptions) 
 			return "", err
 		}
 		if delegation(targets, role) != nil {
-			return "", refuse("an app is added once", "cannot add app "+app.String()+": it exists", "while the change that adds it is open: change abandon, and add it again; once published, this version has no command that changes its keys")
+			return "", refuse("an app is added once", "cannot add app "+app.String()+": it exists", "while the change that adds it is open: change abandon, and add it again; once published, role set changes its keys")
 		}
 		if err := delegate(targets, role, o.Keys, o.Threshold); err != nil {
 			return "", err
@@ -60,7 +60,7 @@ type EnvironmentOptions struct {
 func (r *Repository) AddEnvironment(ctx context.Context, env release.Environment, o EnvironmentOptions) (*Change, error) {
 	return r.change(ctx, "env", o.Origin, func(d *draft) (string, error) {
 		if d.policy.Environments[env] != nil {
-			return "", refuse("an environment is added once", "cannot add environment "+env.String()+": it exists", "while the change that adds it is open: change abandon, and add it again; once published, this version has no command that changes its roles")
+			return "", refuse("an environment is added once", "cannot add environment "+env.String()+": it exists", "while the change that adds it is open: change abandon, and add it again; once published, role set changes its roles, one by one")
 		}
 		if err := checkKeys("environment "+env.String(), o.Keys, o.Threshold, o.NoSpare); err != nil {
 			return "", err
