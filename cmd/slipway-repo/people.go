@@ -207,5 +207,5 @@ func (t *tool) roleCommand() *cobra.Command {
 			return r.Renew(ctx, args, period, m.origin())
 		})
 	})
-	return t.group("role", "Change roles, and keep them alive", "", t.roleSetCommand(), renew)
+	return t.group("role", "Change roles, and keep them alive", "", t.roleSetCommand(), t.roleShowCommand(), renew)
 }

@@ -2,8 +2,14 @@ package main
 
 import (
 	"context"
+	"encoding/hex"
+	"fmt"
+	"io"
 	"path/filepath"
+	"strings"
+	"time"
 
+	"github.com/slipway-deploy/slipway/tuf/keys"
 	"github.com/slipway-deploy/slipway/tuf/repository"
 	"github.com/spf13/cobra"
 )
@@ -77,4 +83,100 @@ func absolute(refs []string) ([]string, error) {
 		out = append(out, abs)
 	}
 	return out, nil
+}
+
+func (t *tool) roleShowCommand() *cobra.Command {
+	var all bool
+	c := &cobra.Command{
+		Use: "show [ROLE]...", Short: "Tell who may sign a role, and how many must", Args: cobra.ArbitraryArgs,
+		Long:    `Reads what is published: each role's threshold, keys with their ids, expiry, and the metadata that says so.`,
+		Example: "  slipway-repo role show deploy.production.billing\n  slipway-repo role show --all",
+	}
+	c.Flags().BoolVar(&all, "all", false, "every role")
+	c.RunE = t.do(func(_ context.Context, args []string) error {
+		if all != (len(args) == 0) {
+			return usage("name the roles, or give --all")
+		}
+		r, err := t.open()
+		if err != nil {
+			return err
+		}
+		roles, err := r.Roles(args...)
+		if err != nil {
+			return err
+		}
+		return t.answer(roles, func(w io.Writer) {
+			for _, role := range roles {
+				showRole(w, role)
+			}
+		})
+	})
+	return c
+}
+
+func showRole(w io.Writer, role repository.RoleView) {
+	fmt.Fprintf(w, "%s: %d of %d, named by %s\n", role.Role, role.Threshold, len(role.Keys), role.By)
+	if role.Version == 0 {
+		fmt.Fprintln(w, "  has signed nothing yet")
+	} else {
+		fmt.Fprintf(w, "  version %d expires %s\n", role.Version, role.Expires.Format(time.RFC3339))
+	}
+	for _, k := range role.Keys {
+		fmt.Fprintf(w, "  %s  %s  %s\n", k.ID, k.Type(), k.Name)
+	}
+}
+
+func (t *tool) revokeCommand() *cobra.Command {
+	var m changing
+	var o repository.RevokeOptions
+	var successor string
+	var online []string
+	c := &cobra.Command{
+		Use: "revoke KEY", Short: "Take a lost or stolen key out of every role", Args: cobra.ExactArgs(1),
+		Long: `Opens one change that takes KEY (an id, its beginning, a name, or a .pub file) out of every role and out of the templates of
+environments. Roles whose published signatures do not verify without it are in the change; the answer says who must sign what.
+It is refused where a role would have too few keys left, unless --replace-with names a successor for all of them.
+
+For a stolen online key, publish with the new one (--online-key) and then stop using the old: hosts forget the versions of
+timestamp and snapshot that the old key signed.`,
+		Example: `  slipway-repo revoke ben --reason "laptop stolen" --replace-with ben2.pub --sign alice --sign bob
+  slipway-repo revoke online --reason "server broken into" --replace-with online2.pub --use-online online2 --sign alice --sign bob
+  slipway-repo publish --online-key online2`,
+	}
+	m.flags(c)
+	f := c.Flags()
+	f.StringVar(&o.Reason, "reason", "", "`why`, for the signers to see")
+	f.StringVar(&successor, "replace-with", "", "public key `file` of the key that takes its place in every role")
+	f.StringVar(&o.NoSpare, "allow-no-spare", "", "`reason` why no key may be lost after that (threshold = number of keys)")
+	f.StringArrayVar(&online, "use-online", nil, "private online key `file` for policy.json to remember instead of those it has (repeatable)")
+	_ = c.MarkFlagRequired("reason")
+	c.RunE = t.do(func(ctx context.Context, args []string) (err error) {
+		o.Origin = m.origin()
+		if o.Key, err = keyName(args[0]); err != nil {
+			return err
+		}
+		if successor != "" {
+			if o.Replace, err = keys.LoadPublic(successor); err != nil {
+				return err
+			}
+		}
+		if o.UseOnline, err = absolute(online); err != nil {
+			return err
+		}
+		return t.make(ctx, &m, func(r *repository.Repository) (*repository.Change, error) { return r.Revoke(ctx, o) })
+	})
+	return c
+}
+
+// keyName is what finds a key in metadata: of a file its fingerprint, since ids are whatever metadata calls them.
+func keyName(arg string) (string, error) {
+	if !strings.HasSuffix(arg, ".pub") {
+		return arg, nil
+	}
+	k, err := keys.LoadPublic(arg)
+	if err != nil {
+		return "", err
+	}
+	sum := k.Fingerprint()
+	return hex.EncodeToString(sum[:]), nil
 }
