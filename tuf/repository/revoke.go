@@ -10,6 +10,7 @@ import (
 
 	"github.com/slipway-deploy/slipway/agent/release"
 	"github.com/slipway-deploy/slipway/tuf/keys"
+	"github.com/theupdateframework/go-tuf/v2/metadata"
 )
 
 // RoleView is who signs a role, by which metadata, as published. Version is 0 and Expires zero while it has signed nothing.
@@ -91,6 +92,9 @@ func (r *Repository) Revoke(ctx context.Context, o RevokeOptions) (*Change, erro
 			return "", err
 		}
 		if err := v.check(); err != nil {
+			return "", err
+		}
+		if err := v.checkOpen(); err != nil {
 			return "", err
 		}
 		if err := v.carryOut(); err != nil {
@@ -212,6 +216,57 @@ func (v *revocation) checkReplacement(role string) error {
 	return v.d.checkApart(role, []keys.Public{v.o.Replace})
 }
 
+// checkOpen refuses beside an open change that would give the key a role again.
+func (v *revocation) checkOpen() error {
+	for _, c := range v.d.open {
+		if v.d.into != nil && v.d.into.ID == c.ID {
+			continue
+		}
+		role, err := v.givenBy(c)
+		if err != nil {
+			return err
+		}
+		if role != "" {
+			return &ConflictError{Role: role, Change: c.ID}
+		}
+	}
+	return nil
+}
+
+func (v *revocation) givenBy(c *Change) (string, error) {
+	root, err := c.root()
+	if err != nil {
+		return "", err
+	}
+	targets, err := c.targets(classTargets)
+	if err != nil {
+		return "", err
+	}
+	switch {
+	case root != nil && v.listed(root.doc.Keys):
+		return classRoot, nil
+	case targets != nil && targets.doc.Delegations != nil && v.listed(targets.doc.Delegations.Keys):
+		return classTargets, nil
+	case c.Policy == nil:
+		return "", nil
+	}
+	for env, t := range c.Policy.Environments {
+		if _, ok := (signers{keys: t.Keys}).find(v.key); ok || v.envs[env] != nil {
+			return "environment " + env.String(), nil
+		}
+	}
+	return "", nil
+}
+
+func (v *revocation) listed(all map[string]*metadata.Key) bool {
+	for id, k := range all {
+		if have, err := keys.FromTUF(id, k); err == nil && have.Fingerprint() == v.key.Fingerprint() {
+			return true
+		}
+	}
+	return false
+}
+
 func (v *revocation) carryOut() error {
 	for _, s := range v.roles {
 		s.keys = v.left(s.keys)
@@ -220,11 +275,6 @@ func (v *revocation) carryOut() error {
 		}
 	}
 	for env, t := range v.envs {
-		for _, c := range v.d.open {
-			if c.Policy != nil && c.Policy.Environments[env] != nil && (v.d.into == nil || v.d.into.ID != c.ID) {
-				return &ConflictError{Role: "environment " + env.String(), Change: c.ID}
-			}
-		}
 		next := *t
 		next.Keys = v.left(t.Keys)
 		if next.Threshold == len(next.Keys) && next.Threshold > 1 && next.NoSpare == "" {

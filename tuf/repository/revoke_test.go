@@ -157,3 +157,46 @@ func TestRevokeRefusesWithNamesAndARemedy(t *testing.T) {
 		t.Errorf("refusals left changes behind: %v", all)
 	}
 }
+
+func TestAnOpenChangeCannotBringARevokedKeyBack(t *testing.T) {
+	t.Parallel()
+	f := running(t)
+	staging := must(release.ParseEnvironment("staging"))
+	open, err := f.r.AddEnvironment(context.Background(), staging, repository.EnvironmentOptions{Template: repository.Template{Keys: f.public("dora"), Threshold: 1}})
+	f.ok(err)
+	f.sign(f.set("root", repository.RoleOptions{Add: f.public("dora")}), "alice", "bob")
+	f.publish()
+	_, err = f.r.Revoke(context.Background(), repository.RevokeOptions{Key: "dora", Reason: "stolen"})
+	if kindOf(err) != "conflict" || !strings.Contains(err.Error(), open.ID) {
+		t.Fatalf("got %v", err)
+	}
+	c := f.revoke(repository.RevokeOptions{Key: "dora", Replace: f.key("erin").Public(), Origin: repository.Origin{Into: open.ID}})
+	f.sign(c, "alice", "bob")
+	f.publish(c.ID)
+	roles, err := f.r.Roles("root", "deploy.staging.billing")
+	f.ok(err)
+	if got := roles[1].Keys; len(got) != 1 || got[0].Name != "erin" || len(roles[0].Keys) != 4 {
+		t.Errorf("got %+v", roles)
+	}
+	f.verify()
+}
+
+func TestTheFirstChangeIsCorrectedBeforeItIsPublished(t *testing.T) {
+	t.Parallel()
+	f := &fixture{t: t, dir: filepath.Join(t.TempDir(), "repo"), now: time.Now(), people: map[string]*keys.Private{}}
+	r, c, err := repository.Create(f.dir, repository.CreateOptions{
+		Root: f.public("alice", "bob", "carol"), RootThreshold: 2, Targets: f.public("alice", "bob", "carol"), TargetsThreshold: 2, Online: f.public("online"),
+	})
+	f.ok(err)
+	f.r = r
+	if _, err := r.Roles(); kindOf(err) != "refused" {
+		t.Errorf("roles before the first publish: %v", err)
+	}
+	f.sign(c, "alice", "bob")
+	c = f.revoke(repository.RevokeOptions{Key: "bob", Replace: f.key("dora").Public(), Origin: repository.Origin{Into: c.ID}})
+	f.sign(c, "alice", "dora")
+	f.publish(c.ID)
+	if v := f.verify(); v.Root != 1 || v.Targets != 1 {
+		t.Errorf("got %+v", v)
+	}
+}
