@@ -200,3 +200,31 @@ func TestTheFirstChangeIsCorrectedBeforeItIsPublished(t *testing.T) {
 		t.Errorf("got %+v", v)
 	}
 }
+
+// TestARotationInterruptedAfterItsRootIsCompleted stands for a publisher that dies between the new root and the timestamp
+// that the new online key signs.
+func TestARotationInterruptedAfterItsRootIsCompleted(t *testing.T) {
+	t.Parallel()
+	f := running(t)
+	h := f.host()
+	if _, err := h.refresh(); err != nil {
+		t.Fatal(err)
+	}
+	c := f.revoke(repository.RevokeOptions{Key: "online", Replace: f.key("online2").Public()})
+	c = f.set("targets", repository.RoleOptions{Remove: []string{"bob", "carol"}, Add: f.public("dora", "erin"), Origin: repository.Origin{Into: c.ID}})
+	f.sign(c, "alice", "bob", "dora")
+	whole := &fixture{t: t, dir: filepath.Join(t.TempDir(), "whole"), now: f.now, people: f.people}
+	f.ok(os.CopyFS(whole.dir, os.DirFS(f.dir)))
+	whole.r = must(repository.Open(whole.dir))
+	whole.publishOnline("online2", c.ID)
+	for _, name := range []string{"4.targets.json", "6.snapshot.json", "2.root.json"} {
+		data, err := os.ReadFile(filepath.Join(whole.dir, "metadata", name))
+		f.ok(err)
+		f.ok(os.WriteFile(filepath.Join(f.dir, "metadata", name), data, 0o644))
+	}
+	f.publishOnline("online2", c.ID)
+	if got, err := h.refresh(); err != nil || got.Root != 2 || got.Targets != 4 {
+		t.Errorf("the host has %+v: %v", got, err)
+	}
+	f.verify()
+}
