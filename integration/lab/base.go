@@ -19,8 +19,7 @@ var basePackages = []string{
 	"systemd", "systemd-sysv", "dbus", "iproute2", "curl", "procps", "rpm",
 }
 
-// baseRecipe is run inside the fresh base. It belongs to the cache key: a change makes a new base. systemd-remount-fs has nothing
-// to do under an empty fstab and, as the first service of a boot, sometimes finds its cgroup gone where cgroups are version 1.
+// baseRecipe is run inside the fresh base. It belongs to the cache key: a change makes a new base.
 const baseRecipe = `set -e
 apt-get clean
 rm -rf /var/lib/apt/lists/* /var/log/*.log /var/log/apt /var/cache/debconf/*-old
@@ -31,7 +30,7 @@ printf '[Journal]\nStorage=persistent\nRateLimitIntervalSec=0\nSystemMaxUse=64M\
 mkdir -p /etc/systemd/journald.conf.d
 mv /etc/systemd/journald.conf.d.lab /etc/systemd/journald.conf.d/lab.conf
 for unit in console-getty.service getty.target apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer \
-	e2scrub_all.timer e2scrub_reap.service fstrim.timer systemd-firstboot.service systemd-remount-fs.service; do
+	e2scrub_all.timer e2scrub_reap.service fstrim.timer systemd-firstboot.service; do
 	ln -sf /dev/null /etc/systemd/system/$unit
 done
 useradd --create-home --shell /bin/sh visitor

@@ -116,7 +116,12 @@ func (h *Host) nspawnCommand() (*exec.Cmd, *os.File, error) {
 	if h.disk {
 		args = append(args, "--bind="+filepath.Join(h.dir, "disk")+":"+DiskMount)
 	}
-	cmd := exec.Command(lookProgram("systemd-nspawn"), append(args, h.extra...)...)
+	groups, err := h.makeCgroups()
+	if err != nil {
+		console.Close()
+		return nil, nil, err
+	}
+	cmd := exec.Command("/bin/sh", inCgroups(groups, lookProgram("systemd-nspawn"), append(args, h.extra...)...)...)
 	cmd.Stdout, cmd.Stderr = console, console
 	// A session of its own: Ctrl-C is for the lab, which then switches the hosts off.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

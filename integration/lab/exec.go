@@ -83,7 +83,7 @@ func (h *Host) command(ctx context.Context, command ...string) (*exec.Cmd, func(
 		args = append(args, fmt.Sprintf("%s=/proc/self/fd/%d", n.flag, 3+i))
 	}
 	args = append(append(args, "--"), command...)
-	cmd := exec.CommandContext(ctx, lookProgram("nsenter"), args...)
+	cmd := exec.CommandContext(ctx, "/bin/sh", inCgroups(h.cgroups(), lookProgram("nsenter"), args...)...)
 	cmd.ExtraFiles = spaces
 	cmd.Env = []string{
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "USER=root", "LANG=C.UTF-8",

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -39,7 +40,8 @@ func traces(t *testing.T, runName string) (found []string) {
 	t.Helper()
 	netns, _ := filepath.Glob("/run/netns/slab-" + runName + "*")
 	dirs, _ := filepath.Glob(filepath.Join(CacheDir(), "runs", runName+"*"))
-	found = append(netns, dirs...)
+	groups, _ := filepath.Glob("/sys/fs/cgroup/*/slab-" + runName + "*")
+	found = slices.Concat(netns, dirs, groups)
 	for _, file := range []string{"/proc/self/mountinfo", "/proc/mounts"} {
 		content, err := os.ReadFile(file)
 		if err != nil {
@@ -118,6 +120,26 @@ func TestAHostSurvivesRebootAndCrashWithItsJournal(t *testing.T) {
 	}
 	if got := h.Read(t, "/root/kept"); got != "kept\n" {
 		t.Errorf("kept file: %q", got)
+	}
+}
+
+// Two hosts that shared their control groups failed about one boot in thirty, each at another unit.
+func TestHostsHaveControlGroupsOfTheirOwn(t *testing.T) {
+	l := New(t)
+	var seen []string
+	for _, name := range []string{"web1", "web2"} {
+		h := l.Host(t, name, HostOptions{})
+		h.mu.Lock()
+		pid := h.leader.pid
+		h.mu.Unlock()
+		groups, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(string(groups), "slab-"+l.Run()+"-"+name) || slices.Contains(seen, string(groups)) {
+			t.Errorf("%s is in these control groups:\n%s", name, groups)
+		}
+		seen = append(seen, string(groups))
 	}
 }
 

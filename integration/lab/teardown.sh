@@ -25,6 +25,17 @@ for file in /run/netns/slab-"$run"-* /run/netns/slab-"$run"; do
 	ip netns del "$ns" 2>/dev/null
 done
 
+# The processes of a control group may take a moment to be gone from it.
+groups() {
+	find /sys/fs/cgroup -depth -type d -path "*/slab-$run-*" 2>/dev/null
+}
+tries=0
+while [ -n "$(groups)" ] && [ $tries -lt 100 ]; do
+	groups | while read -r g; do rmdir "$g" 2>/dev/null; done
+	tries=$((tries + 1))
+	[ -n "$(groups)" ] && sleep 0.05
+done
+
 mounted() {
 	awk -v d="$dir/" 'index($5, d) == 1 { print $5 }' /proc/self/mountinfo | tac
 }

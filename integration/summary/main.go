@@ -31,11 +31,12 @@ type tally struct {
 	skipped map[string][]string // tests by reason
 	passed  int
 	failed  []string
+	because map[string]string // the first thing a failed test had to say
 	broken  bool
 }
 
 func summarize(in io.Reader, out io.Writer, notes ...string) int {
-	t := &tally{out: out, said: map[string][]string{}, skipped: map[string][]string{}}
+	t := &tally{out: out, said: map[string][]string{}, skipped: map[string][]string{}, because: map[string]string{}}
 	lines := bufio.NewReader(in)
 	for {
 		line, err := lines.ReadBytes('\n')
@@ -81,7 +82,9 @@ func (t *tally) endTest(e event, key string) {
 		why := strings.ReplaceAll(reason(t.said[key]), e.Test, "it") // one reason for all that say the same of themselves
 		t.skipped[why] = append(t.skipped[why], short(e.Package)+" "+e.Test)
 	case "fail":
-		t.failed = append(t.failed, short(e.Package)+" "+e.Test)
+		name := short(e.Package) + " " + e.Test
+		t.failed = append(t.failed, name)
+		t.because[name] = reason(t.said[key])
 		fmt.Fprint(t.out, strings.Join(t.said[key], ""))
 	}
 }
@@ -103,7 +106,7 @@ func (t *tally) endPackage(e event, key string) {
 	}
 }
 
-// reason is what t.Skip was given, without the place it was called from.
+// reason is the first thing a test had to say, what t.Skip was given for one, without the place it was called from.
 func reason(said []string) string {
 	for _, line := range said {
 		line = strings.TrimSpace(line)
@@ -160,7 +163,7 @@ func (t *tally) end(notes []string) int {
 	}
 	fmt.Fprintf(t.out, "\n%d passed, %d failed, %d left out\n", t.passed, len(t.failed), left)
 	for _, name := range t.failed {
-		fmt.Fprintf(t.out, "  failed: %s\n", name)
+		fmt.Fprintf(t.out, "  failed: %s\n    %s\n", name, t.because[name])
 	}
 	for _, note := range notes {
 		fmt.Fprintf(t.out, "  left out: %s\n", note)

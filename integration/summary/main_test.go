@@ -50,3 +50,13 @@ func TestAFailureShowsItsOutputAndEndsWithOne(t *testing.T) {
 		}
 	}
 }
+
+func TestTheListOfFailuresSaysWhatEachFirstComplainedOf(t *testing.T) {
+	var out strings.Builder
+	summarize(strings.NewReader(`{"Action":"output",`+pkg+`,"Test":"TestA","Output":"    main_test.go:9: got 1, want 2\n"}
+{"Action":"output",`+pkg+`,"Test":"TestA","Output":"    lab.go:1: a long dump\n"}
+{"Action":"fail",`+pkg+`,"Test":"TestA"}`), &out)
+	if !strings.HasSuffix(out.String(), "  failed: agent/store TestA\n    got 1, want 2\n") {
+		t.Errorf("output:\n%s", &out)
+	}
+}
