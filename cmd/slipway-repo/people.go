@@ -171,7 +171,7 @@ approvals that every host demands. The targets keys sign this.`,
 			return r.AddEnvironment(ctx, env, o)
 		})
 	})
-	return t.group("env", "Add environments", "", add)
+	return t.group("env", "Add and change environments", "", add, t.envSetCommand())
 }
 
 func parseTimes(expiry, freshness string, into *repository.Template) (err error) {

@@ -30,8 +30,8 @@ func (t *tool) roleSetCommand() *cobra.Command {
 other role. A role whose published signatures no longer reach its threshold is part of the change and must be signed by its
 new keys. A new root is signed by the thresholds of the old and of the new root.
 
-Keys are removed by id, by the beginning of an id, or by name. Apps that are added later still get the approvers of their
-environment's template in policy.json.`,
+Keys are removed by id, by the beginning of an id, or by name. --expires is kept for the role's later versions. For all the
+deployment roles of an environment, and those of apps to come, use env set.`,
 		Example: `  slipway-repo role set deploy.production.billing --remove-key ben --add-key dan.pub --reason "ben left" --sign alice --sign bob
   slipway-repo role set root --add-key dora.pub --add-key erin.pub --threshold 3 --reason "five holders"
   slipway-repo role set timestamp --expires 2d --reason "hosts shall notice sooner"`,
@@ -41,7 +41,7 @@ environment's template in policy.json.`,
 	f.StringArrayVar(&k.add, "add-key", nil, "public key `file` that may sign the role from now on (repeatable)")
 	f.StringArrayVar(&k.remove, "remove-key", nil, "`key` that may no longer sign it, by id or name (repeatable)")
 	f.IntVar(&k.threshold, "threshold", 0, "how many of its keys must sign")
-	f.StringVar(&k.expires, "expires", "", "how long its signatures last, such as 90d: kept for root, targets, snapshot and timestamp, else for this version")
+	f.StringVar(&k.expires, "expires", "", "how long its signatures last from now on, such as 90d")
 	f.StringVar(&k.noSpare, "allow-no-spare", "", "`reason` why no key may be lost (threshold = number of keys)")
 	f.StringVar(&k.reason, "reason", "", "`why`, for the signers to see")
 	f.StringArrayVar(&k.online, "use-online", nil, "private online key `file` for policy.json to remember instead of those it has (repeatable)")
@@ -70,7 +70,22 @@ func (t *tool) roleSet(ctx context.Context, role string, k *roleFlags, threshold
 	if o.UseOnline, err = absolute(k.online); err != nil {
 		return err
 	}
-	return t.make(ctx, &k.m, func(r *repository.Repository) (*repository.Change, error) { return r.SetRole(ctx, role, o) })
+	return t.make(ctx, &k.m, t.warned(func(r *repository.Repository) (*repository.Change, error) { return r.SetRole(ctx, role, o) }))
+}
+
+// warned tells of what is allowed and unwise about the keys that a change brings.
+func (t *tool) warned(build func(*repository.Repository) (*repository.Change, error)) func(*repository.Repository) (*repository.Change, error) {
+	return func(r *repository.Repository) (*repository.Change, error) {
+		c, err := build(r)
+		if err != nil {
+			return nil, err
+		}
+		list, err := r.Warnings(c)
+		for _, w := range list {
+			t.warn("%s", w)
+		}
+		return c, err
+	}
 }
 
 func absolute(refs []string) ([]string, error) {
@@ -163,7 +178,7 @@ timestamp and snapshot that the old key signed.`,
 		if o.UseOnline, err = absolute(online); err != nil {
 			return err
 		}
-		return t.make(ctx, &m, func(r *repository.Repository) (*repository.Change, error) { return r.Revoke(ctx, o) })
+		return t.make(ctx, &m, t.warned(func(r *repository.Repository) (*repository.Change, error) { return r.Revoke(ctx, o) }))
 	})
 	return c
 }

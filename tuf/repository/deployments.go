@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
-	"path/filepath"
 
 	"github.com/slipway-deploy/slipway/agent/release"
 )
@@ -52,7 +51,10 @@ func (d *draft) fill(w Wish, last *release.Deployment) (*release.Deployment, err
 	doc.Schema, doc.App, doc.Environment = release.DeploymentSchema, w.App, w.Environment
 	doc.Created, doc.Sequence, doc.Absent = d.r.utc(), 1, w.Absent
 	if last != nil {
-		doc.Sequence = last.Sequence + 1
+		var err error
+		if doc.Sequence, err = following("sequence", last.Sequence); err != nil {
+			return nil, err
+		}
 	}
 	suffix := make([]byte, 4)
 	if _, err := rand.Read(suffix); err != nil {
@@ -89,25 +91,9 @@ func (d *draft) fill(w Wish, last *release.Deployment) (*release.Deployment, err
 // lastDeployment reads the document that is in force, or the one in the change this draft adds to.
 func (d *draft) lastDeployment(env release.Environment, app release.App) (*release.Deployment, error) {
 	role, path := DeployRole(env, app), release.DeploymentPath(env, app)
-	t, err := d.peek(role)
-	if err != nil || t == nil || t.Targets[path] == nil {
+	raw, err := d.document(role, path)
+	if err != nil || raw == nil {
 		return nil, err
-	}
-	sum, err := release.ParseDigest(t.Targets[path].Hashes["sha256"].String())
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the digest of %s: %w", path, err)
-	}
-	name := filepath.Join(d.r.targetsDir(), storedName(path, sum))
-	raw, err := readBounded(name, maxDocument)
-	if absent(err) && d.into != nil {
-		name = d.into.filePath(path)
-		raw, err = readBounded(name, maxDocument)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("cannot read deployment: %w", err)
-	}
-	if release.Sum(raw) != sum {
-		return nil, &DamagedError{Path: name, Err: fmt.Errorf("its sha256 is not the signed %s", sum)}
 	}
 	return release.ParseDeployment(raw)
 }

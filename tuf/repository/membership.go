@@ -8,6 +8,7 @@ import (
 	"strings"
 	"unicode"
 
+	"github.com/slipway-deploy/slipway/agent/release"
 	"github.com/slipway-deploy/slipway/tuf/keys"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 )
@@ -18,8 +19,7 @@ type RoleOptions struct {
 	// Remove names keys the role has: an id or fingerprint, eight or more characters of its beginning, or a name.
 	Remove    []string
 	Threshold *int
-	// Expires of root, targets, snapshot and timestamp is kept in policy.json for every later version. Other roles get it for
-	// the version signed in this change; policy.json has their lifetime by class and environment.
+	// Expires is kept in policy.json for every later version. What the role has signed gets it in this change.
 	Expires Period
 	NoSpare string
 	// Reason is for the people who sign, and for those who ask years later.
@@ -69,7 +69,7 @@ func (d *draft) setRole(role string, o RoleOptions) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	expires := o.Expires != 0 && !(topLevel(role) && d.policy.expiry(role) == o.Expires)
+	expires := o.Expires != 0 && d.policy.expiry(role) != o.Expires
 	if len(words) == 0 && !expires {
 		return nil, refuse("a change changes something", "cannot set role "+role+": nothing would change",
 			"name --add-key, --remove-key, --threshold or --expires with another value; for fresh signatures use role renew")
@@ -78,8 +78,10 @@ func (d *draft) setRole(role string, o RoleOptions) ([]string, error) {
 		words = append(words, "expires after "+o.Expires.String())
 		if topLevel(role) {
 			d.additions().Expiry[role] = o.Expires
-			d.policy.merge(d.add)
+		} else {
+			d.additions().RoleExpiry[role] = o.Expires
 		}
+		d.policy.merge(d.add)
 	}
 	if !sameSigners(was, next) {
 		if err := checkKeys(role, next.keys, next.threshold, o.NoSpare); err != nil {
@@ -93,7 +95,7 @@ func (d *draft) setRole(role string, o RoleOptions) ([]string, error) {
 		}
 	}
 	if expires {
-		err = d.expireAfter(role, o.Expires)
+		err = d.expireAgain(role)
 	}
 	return words, err
 }
@@ -326,24 +328,16 @@ func (d *draft) checkApart(role string, added []keys.Public) error {
 	return nil
 }
 
-func (d *draft) expireAfter(role string, p Period) error {
-	switch role {
-	case classSnapshot, classTimestamp:
-		return nil
-	case classRoot:
+// expireAgain signs what role has published again, for the lifetime that the policy gives it now.
+func (d *draft) expireAgain(role string) error {
+	switch {
+	case role == classRoot:
 		_, err := d.editRoot()
 		return err
+	case role == classSnapshot || role == classTimestamp || d.state.version(role) == 0:
+		return nil
 	}
-	if t, err := d.peek(role); err != nil || t == nil {
-		if err == nil {
-			err = refuse("only what exists expires", "cannot set the expiry of "+role+": it has signed nothing yet", "leave --expires out; policy.json has the lifetime of its class")
-		}
-		return err
-	}
-	doc, err := d.edit(role)
-	if err == nil {
-		doc.Expires = d.r.utc().Add(p.Std())
-	}
+	_, err := d.edit(role)
 	return err
 }
 
@@ -354,6 +348,12 @@ func (d *draft) additions() *Policy {
 	}
 	if d.add.Expiry == nil {
 		d.add.Expiry = map[string]Period{}
+	}
+	if d.add.RoleExpiry == nil {
+		d.add.RoleExpiry = map[string]Period{}
+	}
+	if d.add.Environments == nil {
+		d.add.Environments = map[release.Environment]*Template{}
 	}
 	return d.add
 }

@@ -223,7 +223,7 @@ func TestRoleSetRefusesWithARemedy(t *testing.T) {
 		"one key twice":       {deployRole, "the same key", repository.RoleOptions{Add: f.public("dan", "dan")}},
 		"no change":           {deployRole, "nothing would change", repository.RoleOptions{Threshold: of(2)}},
 		"the same expiry":     {"root", "nothing would change", repository.RoleOptions{Expires: repository.Period(365 * 24 * time.Hour)}},
-		"nothing to expire":   {"emergency.production", "signed nothing yet", repository.RoleOptions{Expires: repository.Period(time.Hour)}},
+
 		"online for root":     {"root", "it signs snapshot", repository.RoleOptions{Add: f.public("online")}},
 		"root goes online":    {"timestamp", "it signs root", repository.RoleOptions{Add: f.public("alice")}},
 		"no reason":           {deployRole, "--reason", repository.RoleOptions{Threshold: of(1), Reason: " "}},

@@ -60,7 +60,7 @@ type EnvironmentOptions struct {
 func (r *Repository) AddEnvironment(ctx context.Context, env release.Environment, o EnvironmentOptions) (*Change, error) {
 	return r.change(ctx, "env", o.Origin, func(d *draft) (string, error) {
 		if d.policy.Environments[env] != nil {
-			return "", refuse("an environment is added once", "cannot add environment "+env.String()+": it exists", "while the change that adds it is open: change abandon, and add it again; once published, role set changes its roles, one by one")
+			return "", refuse("an environment is added once", "cannot add environment "+env.String()+": it exists", "while the change that adds it is open: change abandon, and add it again; once published, env set changes it")
 		}
 		if err := checkKeys("environment "+env.String(), o.Keys, o.Threshold, o.NoSpare); err != nil {
 			return "", err
@@ -73,14 +73,8 @@ func (r *Repository) AddEnvironment(ctx context.Context, env release.Environment
 		if err := d.delegateEnvironment(env, o); err != nil {
 			return "", err
 		}
-		if d.add == nil {
-			d.add = &Policy{Schema: policySchema}
-		}
-		if d.add.Environments == nil {
-			d.add.Environments = map[release.Environment]*Template{}
-		}
 		t := o.Template
-		d.add.Environments[env] = &t
+		d.additions().Environments[env] = &t
 		return fmt.Sprintf("add environment %s, deployments approved by %d of %d keys", env, o.Threshold, len(o.Keys)), nil
 	})
 }

@@ -21,13 +21,15 @@ type Policy struct {
 	// Expiry holds the lifetime of a fresh signature by class of role: root, targets, snapshot, timestamp, app, deploy,
 	// emergency, inventory.
 	Expiry map[string]Period `json:"expiry"`
+	// RoleExpiry is the lifetime of single delegated roles, by name. It goes before the environment's and the class's.
+	RoleExpiry map[string]Period `json:"role_expiry,omitempty"`
 	// OnlineKeys are the signers of snapshot and timestamp, as key references; relative paths start at the repository.
 	OnlineKeys   []string                          `json:"online_keys,omitempty"`
 	Environments map[release.Environment]*Template `json:"environments,omitempty"`
 }
 
-// Template is what the deployment roles of an environment get when an app or the environment is added. Changing it later
-// changes no role that exists.
+// Template is what the deployment roles of an environment get when an app or the environment is added. SetEnvironment changes
+// it together with the roles that exist.
 type Template struct {
 	Keys      []keys.Public `json:"keys"`
 	Threshold int           `json:"threshold"`
@@ -57,6 +59,11 @@ func (p *Policy) check() error {
 			return fmt.Errorf("expiry.%s: there is no such class of roles", class)
 		}
 	}
+	for role := range p.RoleExpiry {
+		if _, err := rolePattern(role); err != nil {
+			return fmt.Errorf("role_expiry: %w", err)
+		}
+	}
 	for env, t := range p.Environments {
 		if t == nil {
 			return fmt.Errorf("environments.%s: is null", env)
@@ -69,6 +76,9 @@ func (p *Policy) check() error {
 }
 
 func (p *Policy) expiry(role string) Period {
+	if e, ok := p.RoleExpiry[role]; ok {
+		return e
+	}
 	class := roleClass(role)
 	if class == classDeploy {
 		if env, _, err := splitDeploy(role); err == nil {
@@ -96,6 +106,10 @@ func (p *Policy) merge(add *Policy) {
 		p.Expiry = map[string]Period{}
 	}
 	maps.Copy(p.Expiry, add.Expiry)
+	if p.RoleExpiry == nil {
+		p.RoleExpiry = map[string]Period{}
+	}
+	maps.Copy(p.RoleExpiry, add.RoleExpiry)
 	if len(add.OnlineKeys) > 0 {
 		p.OnlineKeys = add.OnlineKeys
 	}

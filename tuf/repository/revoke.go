@@ -280,11 +280,7 @@ func (v *revocation) carryOut() error {
 		if next.Threshold == len(next.Keys) && next.Threshold > 1 && next.NoSpare == "" {
 			next.NoSpare = v.o.NoSpare
 		}
-		add := v.d.additions()
-		if add.Environments == nil {
-			add.Environments = map[release.Environment]*Template{}
-		}
-		add.Environments[env] = &next
+		v.d.additions().Environments[env] = &next
 	}
 	return nil
 }

@@ -252,8 +252,12 @@ func (p *plan) checkDeployment(f release.File, raw []byte) error {
 	if err != nil {
 		return err
 	}
-	if last != nil && doc.Sequence <= last.Sequence {
-		return refuse("a sequence only grows", fmt.Sprintf("cannot publish %s: sequence %d does not follow %d", f.Path, doc.Sequence, last.Sequence), "make the deployment again")
+	was := int64(0)
+	if last != nil {
+		was = last.Sequence
+	}
+	if err := p.checkNumber(counter{DeployRole(doc.Environment, doc.App), f.Path, "sequence"}, was, doc.Sequence); err != nil {
+		return err
 	}
 	app, err := p.role(AppRole(doc.App))
 	if err != nil {
@@ -271,10 +275,23 @@ func (p *plan) checkDeployment(f release.File, raw []byte) error {
 	return nil
 }
 
+// checkEmergency holds a new emergency document against the one in force.
 func (p *plan) checkEmergency(role string, raw []byte) error {
 	doc, err := release.ParseEmergency(raw)
-	if err == nil && EmergencyRole(doc.Environment) != role {
-		err = fmt.Errorf("cannot publish %s: it is for environment %s", role, doc.Environment)
+	if err != nil {
+		return err
 	}
-	return err
+	if EmergencyRole(doc.Environment) != role {
+		return fmt.Errorf("cannot publish %s: it is for environment %s", role, doc.Environment)
+	}
+	d := &draft{r: p.r, state: p.before}
+	last, err := d.lastEmergency(doc.Environment)
+	if err != nil {
+		return err
+	}
+	was := int64(0)
+	if last != nil {
+		was = last.Epoch
+	}
+	return p.checkNumber(counter{role, release.EmergencyPath(doc.Environment), "epoch"}, was, doc.Epoch)
 }
