@@ -47,7 +47,7 @@ published. Private keys stay in their files, outside the repository.`)
 	f.BoolVar(&t.json, "json", false, "answer in JSON")
 	f.StringVar(&t.passphrase, "passphrase-file", os.Getenv("SLIPWAY_PASSPHRASE_FILE"), "`file` whose first line opens encrypted keys (or SLIPWAY_PASSPHRASE_FILE)")
 	root.AddCommand(t.keyCommand(), t.initCommand(), t.appCommand(), t.envCommand(), t.roleCommand(), t.revokeCommand(), t.releaseCommand(),
-		t.emergencyCommand(), t.inventoryCommand(),
+		t.emergencyCommand(), t.inventoryCommand(), t.rotateCommand(), t.recoverCommand(),
 		t.deployCommand(), t.changeCommand(), t.publishCommand(), t.refreshCommand(), t.statusCommand(), t.verifyCommand(), t.manCommand())
 	return root
 }

@@ -50,17 +50,15 @@ func (d *draft) fill(w Wish, last *release.Deployment) (*release.Deployment, err
 	doc := w.Document
 	doc.Schema, doc.App, doc.Environment = release.DeploymentSchema, w.App, w.Environment
 	doc.Created, doc.Sequence, doc.Absent = d.r.utc(), 1, w.Absent
+	var err error
 	if last != nil {
-		var err error
 		if doc.Sequence, err = following("sequence", last.Sequence); err != nil {
 			return nil, err
 		}
 	}
-	suffix := make([]byte, 4)
-	if _, err := rand.Read(suffix); err != nil {
-		return nil, fmt.Errorf("cannot name rollout: %w", err)
+	if doc.RolloutID, err = newRollout(w.Environment, w.App, doc.Sequence); err != nil {
+		return nil, err
 	}
-	doc.RolloutID = fmt.Sprintf("%s-%s-%d-%s", w.Environment, w.App, doc.Sequence, hex.EncodeToString(suffix))
 	if doc.State == "" {
 		doc.State = release.StateActive
 	}
@@ -70,7 +68,6 @@ func (d *draft) fill(w Wish, last *release.Deployment) (*release.Deployment, err
 	if t := d.policy.Environments[w.Environment]; t != nil && doc.Freshness == 0 {
 		doc.Freshness = t.Freshness
 	}
-	var err error
 	if !w.Absent {
 		if doc.Release, err = d.findRelease(w.App, w.Version); err != nil {
 			return nil, err
@@ -86,6 +83,15 @@ func (d *draft) fill(w Wish, last *release.Deployment) (*release.Deployment, err
 		}
 	}
 	return &doc, err
+}
+
+// newRollout names a rollout: hosts draw their place in it from the name, so no two are alike.
+func newRollout(env release.Environment, app release.App, sequence int64) (string, error) {
+	suffix := make([]byte, 4)
+	if _, err := rand.Read(suffix); err != nil {
+		return "", fmt.Errorf("cannot name rollout: %w", err)
+	}
+	return fmt.Sprintf("%s-%s-%d-%s", env, app, sequence, hex.EncodeToString(suffix)), nil
 }
 
 // lastDeployment reads the document that is in force, or the one in the change this draft adds to.

@@ -95,9 +95,13 @@ func (d *draft) history(c counter) ([]past, error) {
 	return out, nil
 }
 
-// nameKey gives an id the name its key has in the role now, if it is still there.
+// nameKey gives an id the name its key has in the role, in this draft or as published, if it is still there.
 func (d *draft) nameKey(role, id string) keys.Public {
-	if by, err := d.signersOf(role); err == nil {
+	for _, at := range []*draft{d, {r: d.r, state: d.state}} {
+		by, err := at.signersOf(role)
+		if err != nil {
+			continue
+		}
 		for _, k := range by.keys {
 			if k.ID == id {
 				return k
@@ -195,8 +199,9 @@ func joinKeys(list []keys.Public) string {
 }
 
 // beforeLeap finds the newest document whose successors do not follow one by one: what was in force before somebody leapt.
+// What lies before a way back was given up with it and counts no more.
 func beforeLeap(list []past) (honest past, leapt past, found bool) {
-	for i := 0; i+1 < len(list); i++ {
+	for i := 0; i+1 < len(list) && list[i].number >= list[i+1].number; i++ {
 		if list[i].number-list[i+1].number > 1 {
 			return list[i+1], list[i], true
 		}
