@@ -199,7 +199,7 @@ func (g *diagnosis) overtaking(s Sighting, have int64) []string {
 		what = "epoch"
 	}
 	if s.Number-have >= maxLeap || have == 0 {
-		return []string{"find out which keys signed it: on a host, slipway history and the cached metadata tell", "slipway-repo revoke KEY --replace-with NEW.pub --reason WHY, for each: hosts then forget the number, and the published one counts"}
+		return []string{"find out which keys signed it: the metadata that a host keeps in /var/lib/slipway/tuf has their ids", "slipway-repo revoke KEY --replace-with NEW.pub --reason WHY, for each: hosts then forget the number, and the published one counts"}
 	}
 	return []string{fmt.Sprintf("slipway-repo recover %s %s --above %d --reason WHY", what, words(s.Role), s.Number),
 		"if nobody here signed it, revoke the keys that did: recover diagnose --stolen KEY"}
