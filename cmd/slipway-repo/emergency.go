@@ -338,20 +338,20 @@ func (t *tool) act(ctx context.Context, u *urgent, env release.Environment, o re
 	}
 	for _, s := range signers {
 		if _, err := r.Sign(ctx, c, s); err != nil {
-			return nil, t.notInForce(r, c, err)
+			return nil, t.notInForce(r, c, u.m.into, err)
 		}
 	}
 	out, err := t.publishNow(ctx, r, c.ID, online)
 	if err != nil {
-		return nil, t.notInForce(r, c, err)
+		return nil, t.notInForce(r, c, u.m.into, err)
 	}
 	return &acted{Change: c.ID, Environment: env, Summary: c.Summary, Timestamp: out.Timestamp}, nil
 }
 
-// notInForce leaves a change that the others can sign, and removes one that nobody may.
-func (t *tool) notInForce(r *repository.Repository, c *repository.Change, err error) error {
+// notInForce leaves a change that others can sign, and removes one that was opened for a key that may not.
+func (t *tool) notInForce(r *repository.Repository, c *repository.Change, into string, err error) error {
 	var stranger *repository.NotASignerError
-	if errors.As(err, &stranger) {
+	if errors.As(err, &stranger) && into == "" {
 		if _, gone := r.Abandon(context.Background(), c.ID); gone != nil {
 			return errors.Join(err, gone)
 		}

@@ -5,7 +5,6 @@ import (
 	"path/filepath"
 
 	"github.com/slipway-deploy/slipway/agent/release"
-	"github.com/slipway-deploy/slipway/tuf/keys"
 	"github.com/slipway-deploy/slipway/tuf/repository"
 	"github.com/spf13/cobra"
 )
@@ -21,15 +20,6 @@ func (k *keyFlags) flags(c *cobra.Command, of string) {
 	c.Flags().StringArrayVar(&k.keys, "key", nil, "public key `file` of "+of+" (repeatable)")
 	c.Flags().IntVar(&k.threshold, "threshold", 1, "how many of them must sign")
 	c.Flags().StringVar(&k.noSpare, "allow-no-spare", "", "`reason` why no key may be lost (threshold = number of keys)")
-}
-
-// load warns where one lost key ends the role, which checkKeys allows for a single key.
-func (t *tool) load(role string, k keyFlags) ([]keys.Public, error) {
-	list, err := publicKeys(k.keys)
-	if err == nil && len(list) == 1 {
-		t.warn("%s has a single key: losing it means naming a new one with the keys of the role above", role)
-	}
-	return list, err
 }
 
 func (t *tool) initCommand() *cobra.Command {
@@ -71,7 +61,7 @@ signed at once; then run publish with the online key, and pin metadata/1.root.js
 func (t *tool) init(ctx context.Context, root, targets keyFlags, online, refs, sign []string) error {
 	o := repository.CreateOptions{RootThreshold: root.threshold, TargetsThreshold: targets.threshold, NoSpare: root.noSpare}
 	var err error
-	if o.Root, err = t.load("root", root); err != nil {
+	if o.Root, err = publicKeys(root.keys); err != nil {
 		return err
 	}
 	if o.Targets, err = publicKeys(targets.keys); err != nil {
@@ -97,6 +87,9 @@ func (t *tool) init(ctx context.Context, root, targets keyFlags, online, refs, s
 	if err != nil {
 		return err
 	}
+	if err := t.warnOf(r, c); err != nil {
+		return err
+	}
 	return t.signAndShow(ctx, r, c, signers)
 }
 
@@ -117,13 +110,13 @@ targets keys sign this.`,
 		if err != nil {
 			return usage("%v", err)
 		}
-		list, err := t.load(repository.AppRole(app), k)
+		list, err := publicKeys(k.keys)
 		if err != nil {
 			return err
 		}
-		return t.make(ctx, &m, func(r *repository.Repository) (*repository.Change, error) {
+		return t.make(ctx, &m, t.warned(func(r *repository.Repository) (*repository.Change, error) {
 			return r.AddApp(ctx, app, repository.AppOptions{Keys: list, Threshold: k.threshold, NoSpare: k.noSpare, Origin: m.origin()})
-		})
+		}))
 	})
 	return t.group("app", "Add apps", "", add)
 }
@@ -155,7 +148,7 @@ approvals that every host demands. The targets keys sign this.`,
 		}
 		o := repository.EnvironmentOptions{Origin: m.origin()}
 		o.Threshold, o.NoSpare = k.threshold, k.noSpare
-		if o.Keys, err = t.load("environment "+env.String(), k); err != nil {
+		if o.Keys, err = publicKeys(k.keys); err != nil {
 			return err
 		}
 		if o.Emergency, err = publicKeys(emergency); err != nil {
@@ -167,9 +160,9 @@ approvals that every host demands. The targets keys sign this.`,
 		if err := parseTimes(expiry, freshness, &o.Template); err != nil {
 			return err
 		}
-		return t.make(ctx, &m, func(r *repository.Repository) (*repository.Change, error) {
+		return t.make(ctx, &m, t.warned(func(r *repository.Repository) (*repository.Change, error) {
 			return r.AddEnvironment(ctx, env, o)
-		})
+		}))
 	})
 	return t.group("env", "Add and change environments", "", add, t.envSetCommand())
 }

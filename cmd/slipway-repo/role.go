@@ -80,12 +80,16 @@ func (t *tool) warned(build func(*repository.Repository) (*repository.Change, er
 		if err != nil {
 			return nil, err
 		}
-		list, err := r.Warnings(c)
-		for _, w := range list {
-			t.warn("%s", w)
-		}
-		return c, err
+		return c, t.warnOf(r, c)
 	}
+}
+
+func (t *tool) warnOf(r *repository.Repository, c *repository.Change) error {
+	list, err := r.Warnings(c)
+	for _, w := range list {
+		t.warn("%s", w)
+	}
+	return err
 }
 
 func absolute(refs []string) ([]string, error) {

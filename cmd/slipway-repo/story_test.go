@@ -84,7 +84,7 @@ func (s *shell) published() {
 	s.expect(0, "publish", "timestamp is now version 1")
 	s.expect(0, "env add production --key ann.pub --key ben.pub --key cem.pub --threshold 2 --freshness 24h --sign alice --sign bob")
 	s.expect(0, "publish")
-	s.expect(0, "app add billing --key ci.pub --sign alice --sign carol", "warning: app.billing has a single key")
+	s.expect(0, "app add billing --key ci.pub --sign alice --sign carol", "warning: app.billing has no spare key (1 of 1)")
 	s.expect(0, "publish")
 }
 

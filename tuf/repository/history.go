@@ -90,6 +90,7 @@ func (d *draft) history(c counter) ([]past, error) {
 		for _, sig := range e.Signatures {
 			p.signers = append(p.signers, d.nameKey(c.role, sig.KeyID))
 		}
+		slices.SortFunc(p.signers, func(a, b keys.Public) int { return strings.Compare(a.String(), b.String()) })
 		out = append(out, p)
 	}
 	return out, nil

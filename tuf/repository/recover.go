@@ -46,6 +46,10 @@ func (r *Repository) RecoverSequence(ctx context.Context, env release.Environmen
 		if doc.RolloutID, err = newRollout(env, app, next); err != nil {
 			return "", err
 		}
+		last, err := d.lastDeployment(env, app)
+		if err != nil {
+			return "", err
+		}
 		raw, err := release.Encode(doc)
 		if err != nil {
 			return "", err
@@ -53,7 +57,7 @@ func (r *Repository) RecoverSequence(ctx context.Context, env release.Environmen
 		if err := d.put(c.role, c.path, release.Sum(raw), int64(len(raw)), source{data: raw}); err != nil {
 			return "", err
 		}
-		return summary(deploymentWords(doc, nil)+", "+words, "", o.Reason), nil
+		return summary(deploymentWords(doc, last)+", "+words, "", o.Reason), nil
 	})
 }
 

@@ -2,6 +2,7 @@ package repository_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -178,7 +179,7 @@ func TestADeployKeyIsStolenAndTheSequenceFastForwarded(t *testing.T) {
 	c = f.revoke(repository.RevokeOptions{Key: "ben", Replace: f.key("ben2").Public(), Origin: repository.Origin{Into: c.ID}})
 	c, err := f.r.RecoverSequence(ctx, production, billing, repository.NumberOptions{Reason: "back", Origin: repository.Origin{Into: c.ID}})
 	f.ok(err)
-	if !strings.Contains(c.Summary, "sequence 3 again as in version 2, back from 900001") || !strings.Contains(c.Summary, "1.0.0, paused") {
+	if !strings.Contains(c.Summary, "sequence 3 again as in version 2, back from 900001") || !strings.Contains(c.Summary, "1.0.0 → 1.0.0, paused") {
 		t.Errorf("summary %q", c.Summary)
 	}
 	f.sign(c, "alice", "bob", "cem", "ann2")
@@ -380,4 +381,49 @@ func TestAnOnlineKeyRotatesInSnapshotAndTimestampAtOnce(t *testing.T) {
 	}
 	f.publishOnline("online2", w.Change.ID)
 	f.accepted(deploymentPath, 1, old)
+}
+
+// forge gives the deployment in an open change another sequence, as somebody may who makes the folder by hand.
+func (f *fixture) forge(c *repository.Change, sequence int64) {
+	f.t.Helper()
+	path := filepath.Join(c.Dir(), "files", deploymentPath)
+	was, err := os.ReadFile(path)
+	f.ok(err)
+	doc, err := release.ParseDeployment(was)
+	f.ok(err)
+	doc.Sequence = sequence
+	now, err := release.Encode(doc)
+	f.ok(err)
+	f.ok(os.WriteFile(path, now, 0o644))
+	payload := filepath.Join(c.Dir(), "payloads", deployRole+".json")
+	text, err := os.ReadFile(payload)
+	f.ok(err)
+	edited := strings.ReplaceAll(string(text), release.Sum(was).String(), release.Sum(now).String())
+	edited = strings.ReplaceAll(edited, fmt.Sprintf(`"length": %d`, len(was)), fmt.Sprintf(`"length": %d`, len(now)))
+	f.ok(os.WriteFile(payload, []byte(edited), 0o644))
+}
+
+func TestAForgedSequenceIsNotPublished(t *testing.T) {
+	t.Parallel()
+	f := running(t)
+	f.sign(f.deploy("1.0.0", release.Deployment{State: release.StatePaused}), "ann", "ben")
+	f.publish()
+	for sequence, want := range map[int64]string{
+		1: "still sign the role", 2: "2 does not follow 2", 1_000_003: "more than 1000000 after 2", 1<<63 - 1: "more than 1000000 after 2",
+	} {
+		c := f.deploy("1.0.0", release.Deployment{})
+		f.forge(c, sequence)
+		c = must(f.r.Change(c.ID))
+		f.sign(c, "ann", "ben")
+		if _, err := f.tryPublish(c.ID); kindOf(errors.Unwrap(err)) != "refused" || !strings.Contains(err.Error(), want) {
+			t.Errorf("sequence %d: %v", sequence, err)
+		}
+		_, err := f.r.Abandon(context.Background(), c.ID)
+		f.ok(err)
+	}
+	c := f.deploy("1.0.0", release.Deployment{})
+	f.forge(c, 1_000_002)
+	f.sign(must(f.r.Change(c.ID)), "ann", "ben")
+	f.publish()
+	f.accepted(deploymentPath, 1_000_002)
 }

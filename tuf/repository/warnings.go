@@ -19,7 +19,6 @@ func (r *Repository) Warnings(c *Change) ([]string, error) {
 		return nil, err
 	}
 	before := &draft{r: r, state: d.state}
-	var out []string
 	var all, fresh []signers
 	for _, name := range names {
 		now, err := d.signersOf(name)
@@ -33,11 +32,28 @@ func (r *Repository) Warnings(c *Change) ([]string, error) {
 			}
 		}
 		fresh = append(fresh, now)
-		if now.threshold == len(now.keys) && name != classSnapshot && name != classTimestamp {
-			out = append(out, fmt.Sprintf("%s has no spare key (%d of %d): if one is lost, %s must name another", name, now.threshold, len(now.keys), authorityOf(name)))
+	}
+	return append(noSpare(fresh), offices(all, fresh)...), nil
+}
+
+// noSpare says it once for all deployment roles of an environment.
+func noSpare(fresh []signers) []string {
+	var out []string
+	said := map[string]bool{}
+	for _, s := range fresh {
+		if s.threshold < len(s.keys) || s.role == classSnapshot || s.role == classTimestamp {
+			continue
+		}
+		name := s.role
+		if env, _, err := splitDeploy(s.role); err == nil {
+			name = classDeploy + "." + env.String() + ".*"
+		}
+		text := fmt.Sprintf("%s has no spare key (%d of %d): if one is lost, %s must name another", name, s.threshold, len(s.keys), authorityOf(s.role))
+		if !said[text] {
+			out, said[text] = append(out, text), true
 		}
 	}
-	return append(out, offices(all, fresh)...), nil
+	return out
 }
 
 // authorityOf is whose keys name a role's keys.
