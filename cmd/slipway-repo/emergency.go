@@ -170,28 +170,33 @@ Without --for and --until a revocation stays until it is lifted. One environment
 	return c
 }
 
+// revokedIn is the environments named, or all that have emergency keys.
+func revokedIn(r *repository.Repository, names []string) (envs []release.Environment, err error) {
+	for _, name := range names {
+		env, err := release.ParseEnvironment(name)
+		if err != nil {
+			return nil, usage("--env: %v", err)
+		}
+		envs = append(envs, env)
+	}
+	if len(names) > 0 {
+		return envs, nil
+	}
+	if envs, err = r.EmergencyEnvironments(); err == nil && len(envs) == 0 {
+		err = &repository.RefusedError{Rule: "a document has a role", Reason: "cannot revoke: no environment has emergency keys", Remedy: "run env set ENVIRONMENT --emergency-key FILE.pub"}
+	}
+	return envs, err
+}
+
 // revokeRelease acts in one environment after the other: production must not wait for the key of staging.
 func (t *tool) revokeRelease(ctx context.Context, u *urgent, e release.EmergencyEntry, text string, names []string) error {
 	r, err := t.open()
 	if err != nil {
 		return err
 	}
-	envs, err := r.EmergencyEnvironments()
+	envs, err := revokedIn(r, names)
 	if err != nil {
 		return err
-	}
-	if len(names) > 0 {
-		envs = nil
-		for _, name := range names {
-			env, err := release.ParseEnvironment(name)
-			if err != nil {
-				return usage("--env: %v", err)
-			}
-			envs = append(envs, env)
-		}
-	}
-	if len(envs) == 0 {
-		return &repository.RefusedError{Rule: "a document has a role", Reason: "cannot revoke: no environment has emergency keys", Remedy: "run env set ENVIRONMENT --emergency-key FILE.pub"}
 	}
 	digest, v, err := r.ReleaseDigest(*e.App, text)
 	if err != nil {
