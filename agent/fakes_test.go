@@ -496,7 +496,8 @@ func (c *clock) Now() time.Time {
 
 func (c *clock) note() {
 	if c.seen != "" {
-		check(os.WriteFile(c.seen, []byte(time.Now().Format(time.RFC3339Nano)), 0o600))
+		check(os.WriteFile(c.seen+".new", []byte(time.Now().Format(time.RFC3339Nano)), 0o600))
+		check(os.Rename(c.seen+".new", c.seen)) // a kill finds the old time or the new one
 	}
 }
 

@@ -129,21 +129,6 @@ func TestAFirstInstallationThatSignersTakeBackIsNotKept(t *testing.T) {
 	})
 }
 
-func TestATrialIsTakenBackThoughTheFirstLookAtTheDocumentsFails(t *testing.T) {
-	story(t, func(w *world) {
-		w.start()
-		w.deploy(1, v10(), onFirstFailure("keep"))
-		w.until("in trial", w.phase(state.Trial))
-		w.deploy(2, v10(), onFirstFailure("keep"), func(d *release.Deployment) { d.State, d.Fallback = release.StateRevert, v11().ref() })
-		w.pass(time.Second)
-		w.src.publish(v11())
-		w.until("it is taken back", w.ended("reverted"))
-		if !w.current().IsZero() {
-			t.Errorf("current is %s", w.current())
-		}
-	})
-}
-
 func TestAnUpgradeThatFailsGoesBackWhateverIsSignedForFirstInstallations(t *testing.T) {
 	story(t, func(w *world) {
 		w.installed(1, v10())

@@ -61,7 +61,7 @@ type View struct {
 func NewMachine(app release.App, d Deps, s Settings) *Machine {
 	return &Machine{
 		Deps: d, app: app, tree: d.Store.App(app), settings: s,
-		wake: make(chan struct{}, 1), verdicts: make(chan verdict, 1),
+		wake: make(chan struct{}, 1), verdicts: make(chan verdict),
 	}
 }
 
@@ -128,10 +128,6 @@ var errSuperseded = errors.New("superseded")
 // idleWait is how often a machine looks without being woken; metadata has its own timer.
 const idleWait = 5 * time.Minute
 
-// trialWait is how often a trial looks for documents that take its release back. It is short against any trial, so that a look
-// that failed, or news that came during another look, is made up for before the verdict.
-const trialWait = 10 * time.Second
-
 // Run recovers what an earlier run left and then works until ctx ends. It never leaves a half-done step behind that recover
 // would not find.
 func (m *Machine) Run(ctx context.Context) {
@@ -166,7 +162,7 @@ func (m *Machine) step(ctx context.Context) time.Duration {
 	case state.Trial:
 		m.watch(ctx, st)
 		m.overrule(ctx, st)
-		return trialWait
+		return idleWait
 	case state.Activating:
 		m.recover(ctx)
 	case state.Committed:

@@ -41,14 +41,14 @@ func (m *Machine) watch(ctx context.Context, st *state.App) {
 	}
 	go func() {
 		defer cancel()
-		v := m.observe(ctx, a)
-		m.mu.Lock()
-		if m.watching == a.ID {
-			m.watching = ""
+		select {
+		case m.verdicts <- verdict{attempt: a.ID, Verdict: m.observe(ctx, a)}:
+		case <-ctx.Done():
 		}
-		m.mu.Unlock()
-		if ctx.Err() == nil {
-			m.verdicts <- verdict{attempt: a.ID, Verdict: v}
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if m.watching == a.ID {
+			m.watching = "" // only now: a trial whose verdict is on its way is not watched a second time
 		}
 	}()
 }
