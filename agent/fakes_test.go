@@ -494,7 +494,10 @@ func (c *clock) Now() time.Time {
 	return time.Now()
 }
 
+// note is called by the machine's step and by its watch at once.
 func (c *clock) note() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.seen != "" {
 		check(os.WriteFile(c.seen+".new", []byte(time.Now().Format(time.RFC3339Nano)), 0o600))
 		check(os.Rename(c.seen+".new", c.seen)) // a kill finds the old time or the new one
