@@ -60,6 +60,7 @@ type index struct {
 	Roles     map[string]ref // newest verified bytes of targets and each delegated role
 	At        time.Time
 	Checked   time.Time
+	Bundle    string `json:",omitempty"` // path of the bundle that brought Timestamp, "" if anything else did
 }
 
 // floors are versions that were trusted once. They hold under root version Root and later, until spec 5.3.11 clears them.

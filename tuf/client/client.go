@@ -29,7 +29,8 @@ type Client struct {
 	gate chan struct{} // a mutex that a context can give up on; guards everything below
 	known
 	mirrors *mirrorOrder
-	saves   []chan error // writes under way
+	blamed  map[int]string // what was last said of a mirror that failed
+	saves   []chan error   // writes under way
 }
 
 // known is what this process has verified. It mirrors the cache and is reloaded when another process moved that on.
@@ -72,7 +73,9 @@ type Trusted struct {
 	Checked time.Time
 
 	Expires map[string]time.Time // by role: the top-level ones and those delegated roles that were looked up
-	Changed bool                 // by the Refresh that returned this
+	// Bundle is the file that brought the newest timestamp; "" once a server or directory has brought or confirmed it.
+	Bundle  string
+	Changed bool // by the Refresh that returned this
 }
 
 // Open verifies the pinned root and prepares the cache directory. It makes no request, and a damaged cache is no error.
@@ -91,6 +94,7 @@ func Open(cfg Config) (*Client, error) {
 	c := &Client{
 		cfg: cfg, log: cfg.Logger, cache: cache{cfg.Dir}, fetch: fetch,
 		gate: make(chan struct{}, 1), any: make(chan struct{}), mirrors: newMirrorOrder(len(cfg.Mirrors)),
+		blamed: map[int]string{},
 	}
 	c.chain = []*root{pinned}
 	return c, c.cache.create()
@@ -188,7 +192,7 @@ func (c *Client) trusted(changed bool) (Trusted, error) {
 	s := c.set
 	t := Trusted{
 		Root: c.root().version, Timestamp: s.stamp.meta.Signed.Version, Snapshot: s.snap.meta.Signed.Version,
-		Targets: s.targets.version, Issued: s.stamp.issued, At: c.index.At, Checked: c.checked, Changed: changed,
+		Targets: s.targets.version, Issued: s.stamp.issued, At: c.index.At, Checked: c.checked, Bundle: c.index.Bundle, Changed: changed,
 		Expires: map[string]time.Time{
 			metadata.ROOT: c.root().expires, metadata.TIMESTAMP: s.stamp.meta.Signed.Expires,
 			metadata.SNAPSHOT: s.snap.meta.Signed.Expires, metadata.TARGETS: s.targets.expires,

@@ -28,11 +28,14 @@ type Config struct {
 	// always asks. 0 means 1 hour, negative asks every time (the order of the specification, which conformance tests count).
 	RootProbe time.Duration
 
+	// MaxBundleAge is how long ago the timestamp in a bundle may have been issued. 0 means no bound but what is signed.
+	MaxBundleAge time.Duration
+
 	Logger hclog.Logger // nil is silent
 }
 
 // Mirror is one copy of the repository. Both are directories: http, https or file URLs, or absolute paths. Targets may be
-// empty: then it is the directory "targets" beside Metadata.
+// empty: then it is the directory "targets" beside Metadata. A bundle is "bundle:" and its absolute path, as Metadata.
 type Mirror struct{ Metadata, Targets string }
 
 // HTTP says how mirrors are reached. Files are read anew when needed, so that certificates and tokens can be replaced in place.
@@ -112,6 +115,9 @@ func (h *HTTP) complete() {
 }
 
 func (m *Mirror) complete() error {
+	if path, ok := m.bundle(); ok {
+		return m.completeBundle(path)
+	}
 	var err error
 	if m.Metadata, err = directoryURL(m.Metadata); err != nil {
 		return err

@@ -3,6 +3,7 @@ package client
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"time"
 )
@@ -78,6 +79,9 @@ type ErrNetwork struct {
 }
 
 func (e *ErrNetwork) Error() string {
+	if e.Status == http.StatusNotFound && e.Err == nil && !strings.HasPrefix(e.URL, "http") {
+		return "cannot read " + e.URL + ": there is no such file"
+	}
 	if e.Status != 0 && e.Err == nil {
 		return fmt.Sprintf("cannot fetch %s: the server answered %d", e.URL, e.Status)
 	}

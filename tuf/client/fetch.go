@@ -19,15 +19,17 @@ import (
 
 // fetcher gets files from mirrors. It trusts nothing it receives and never touches the process's default client.
 type fetcher struct {
-	http  *http.Client
-	conf  HTTP
-	stall Stall
+	http    *http.Client
+	conf    HTTP
+	stall   Stall
+	bundles bundles
 }
 
 // request asks for one file. offset > 0 asks for the rest of it, conditional on ifRange if that is set.
 type request struct {
 	url     string
 	dir     string // of a file mirror; name is inside it
+	bundle  string // path of a bundle; name is inside it
 	name    string
 	offset  int64
 	ifRange string
@@ -159,6 +161,10 @@ func (f *fetcher) once(ctx context.Context, r request) (a *answer, wait time.Dur
 			guard.stop()
 		}
 	}()
+	if r.bundle != "" {
+		a, err := f.bundles.open(r, guard)
+		return a, final, err
+	}
 	if r.dir != "" {
 		a, err := openFile(r, guard)
 		return a, final, err

@@ -72,6 +72,9 @@ func (m Mirror) metadataRequest(role string, version int64) request {
 	if version > 0 {
 		name = strconv.FormatInt(version, 10) + "." + name
 	}
+	if path, ok := m.bundle(); ok {
+		return bundleRequest(path, "metadata/"+name)
+	}
 	return request{url: m.Metadata + name, dir: fileDir(m.Metadata), name: name}
 }
 
@@ -87,6 +90,9 @@ func (m Mirror) targetRequest(f File, consistent bool) (request, error) {
 			digest = f.SHA512
 		}
 		base = digest + "." + base
+	}
+	if path, ok := m.bundle(); ok {
+		return bundleRequest(path, "targets/"+dir+base), nil
 	}
 	segments := strings.Split(dir+base, "/")
 	for i, s := range segments {
@@ -106,15 +112,17 @@ func fileDir(base string) string {
 // openFile serves a file mirror as a server would. Reads run apart, so that a hung mount cannot outlive the guard.
 func openFile(r request, guard *stallGuard) (*answer, error) {
 	type opened struct {
-		f    *os.File
-		size int64
-		err  error
+		f      *os.File
+		size   int64
+		err    error
+		absent bool // the directory too
 	}
 	done := make(chan opened, 1)
 	go func() {
 		f, err := os.OpenInRoot(r.dir, r.name)
 		if err != nil {
-			done <- opened{err: err}
+			_, derr := os.Stat(r.dir)
+			done <- opened{err: err, absent: errors.Is(derr, fs.ErrNotExist)}
 			return
 		}
 		info, err := f.Stat()
@@ -129,10 +137,13 @@ func openFile(r request, guard *stallGuard) (*answer, error) {
 			done <- opened{err: err}
 			return
 		}
-		done <- opened{f, info.Size(), nil}
+		done <- opened{f: f, size: info.Size()}
 	}()
 	select {
 	case o := <-done:
+		if errors.Is(o.err, fs.ErrNotExist) && o.absent {
+			return nil, &ErrAbsent{Path: r.dir}
+		}
 		if errors.Is(o.err, fs.ErrNotExist) {
 			return nil, &ErrNetwork{URL: r.url, Status: http.StatusNotFound}
 		}
@@ -152,7 +163,7 @@ type chunk struct {
 
 // mountedFile reads in a goroutine of its own, into its own buffer, one chunk at a time.
 type mountedFile struct {
-	f     *os.File
+	f     io.ReadCloser
 	guard *stallGuard
 	rest  []byte
 	err   error

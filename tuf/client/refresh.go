@@ -9,7 +9,7 @@ import (
 )
 
 // Refresh brings the top-level metadata up to date from the first mirror that can. With nothing new it costs one conditional
-// request. On an error everything trusted before stays trusted until it lapses; whether to act on it is the caller's rule.
+// request, and a look at each mirror on this machine: a bundle that arrived counts at once, whatever a server says. On an error everything trusted before stays trusted until it lapses; whether to act on it is the caller's rule.
 func (c *Client) Refresh(ctx context.Context) (Trusted, error) {
 	if err := c.awaitClock(ctx); err != nil {
 		return Trusted{}, err
@@ -24,26 +24,51 @@ func (c *Client) Refresh(ctx context.Context) (Trusted, error) {
 		return Trusted{}, err
 	}
 	var errs []error
+	answered, from := -1, c.index.Bundle
 	for _, i := range c.mirrors.metadata() {
-		changed, err := c.cycle(ctx, i, now)
-		if err == nil {
-			return c.refreshed(i, now, changed)
+		if answered >= 0 && !c.cfg.Mirrors[i].local() {
+			continue
 		}
-		c.log.Warn("a mirror could not refresh the metadata", "mirror", c.cfg.Mirrors[i].Metadata, "error", err)
+		changed, err := c.cycle(ctx, i, now)
+		c.blame(i, err)
+		if err == nil && changed {
+			return c.refreshed(i, now, true, c.commit)
+		}
+		if err == nil {
+			answered = i
+			continue
+		}
 		if errs = append(errs, err); ctx.Err() != nil {
 			break
 		}
 	}
-	return Trusted{}, errors.Join(join(errs), c.commit())
+	switch {
+	case answered < 0:
+		return Trusted{}, errors.Join(join(errs), c.commit())
+	case len(errs) > 0 || from != c.index.Bundle:
+		return c.refreshed(answered, now, false, c.commit)
+	}
+	return c.refreshed(answered, now, false, c.settle)
 }
 
-func (c *Client) refreshed(mirror int, now time.Time, changed bool) (Trusted, error) {
+// blame logs a mirror's failure once, not at every poll: a medium that is not there and a bundle that was overtaken are
+// ordinary.
+func (c *Client) blame(mirror int, err error) {
+	if err == nil {
+		delete(c.blamed, mirror)
+		return
+	}
+	if text := err.Error(); c.blamed[mirror] != text {
+		c.blamed[mirror] = text
+		c.log.Warn("a mirror could not refresh the metadata", "mirror", c.cfg.Mirrors[mirror].Metadata, "error", err)
+	}
+}
+
+func (c *Client) refreshed(mirror int, now time.Time, changed bool, store func() error) (Trusted, error) {
 	c.checked = now
 	c.keepTime(now, changed)
-	store := c.settle
 	if changed {
 		c.mirrors.served(mirror)
-		store = c.commit
 	} else {
 		c.mirrors.nextPoll()
 	}
@@ -57,6 +82,7 @@ func (c *Client) refreshed(mirror int, now time.Time, changed bool) (Trusted, er
 // the next mirror, which can only be asked to go further.
 func (c *Client) cycle(ctx context.Context, mirror int, now time.Time) (changed bool, err error) {
 	m := c.cfg.Mirrors[mirror]
+	defer func() { err = m.named(err) }()
 	probed := false
 	if c.set == nil || now.Sub(c.probed) >= c.cfg.RootProbe || now.Before(c.probed) || now.After(c.root().expires) {
 		if changed, err = c.walkRoots(ctx, m, now); err != nil {
@@ -69,7 +95,13 @@ func (c *Client) cycle(ctx context.Context, mirror int, now time.Time) (changed 
 		return false, err
 	}
 	if data == nil && c.set != nil && c.set.stamp == c.stamp {
-		return changed, c.lapsed(now)
+		if _, ok := m.bundle(); !ok {
+			c.index.Bundle = ""
+		}
+		if err := c.lapsed(now); err != nil {
+			return changed, err
+		}
+		return changed, c.tooOld(m, c.stamp, now)
 	}
 	if data != nil && !probed {
 		if changed, err = c.walkRoots(ctx, m, now); err != nil {
@@ -153,7 +185,7 @@ func (c *Client) fetchStamp(ctx context.Context, m Mirror) ([]byte, error) {
 // advance takes a newly fetched timestamp (nil: the one held) and completes the set under it.
 func (c *Client) advance(ctx context.Context, m Mirror, data []byte, now time.Time) (changed bool, err error) {
 	if data != nil {
-		if changed, err = c.acceptStamp(data, now); err != nil {
+		if changed, err = c.acceptStamp(m, data, now); err != nil {
 			return false, err
 		}
 	}
@@ -181,7 +213,7 @@ func (c *Client) advance(ctx context.Context, m Mirror, data []byte, now time.Ti
 	return true, nil
 }
 
-func (c *Client) acceptStamp(data []byte, now time.Time) (changed bool, err error) {
+func (c *Client) acceptStamp(m Mirror, data []byte, now time.Time) (changed bool, err error) {
 	s, err := verifyStamp(c.root(), c.stamp, data, now)
 	if err != nil {
 		return false, err
@@ -189,12 +221,13 @@ func (c *Client) acceptStamp(data []byte, now time.Time) (changed bool, err erro
 	if s == c.stamp {
 		return false, nil
 	}
-	if err := errors.Join(c.floors.checkStamp(s), c.plausible(s.issued, now)); err != nil {
+	if err := errors.Join(c.floors.checkStamp(s), c.plausible(s.issued, now), c.tooOld(m, s, now)); err != nil {
 		return false, err
 	}
 	c.inBackground(func() error { return c.cache.saveBlob(s.file, data) })
 	c.stamp = s
 	c.index.Timestamp = refOf(s.file, s.meta.Signed.Version)
+	c.index.Bundle, _ = m.bundle()
 	return true, nil
 }
 
