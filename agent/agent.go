@@ -60,7 +60,9 @@ type Metadata struct {
 	Verified time.Time
 	Versions map[string]int64
 	Expires  map[string]time.Time
-	Changed  bool
+	// Bundle is the file that brought the newest news, "" if they came or were confirmed another way.
+	Bundle  string
+	Changed bool
 }
 
 // Document is a signed document and who signed it. AllKeyIDs are the keys its role lists now, KeyIDs those that signed.
@@ -179,6 +181,8 @@ type Settings struct {
 	SpaceReserve int64
 	Keep         int
 	KeepFor      time.Duration
+	// MaxBundleAge bounds the age of news that came in a bundle; zero leaves what is signed as the only bound.
+	MaxBundleAge time.Duration
 }
 
 // Endpoint replaces where one check connects to: a whole URL, an address, or the port alone.

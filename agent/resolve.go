@@ -228,6 +228,7 @@ func (m *Machine) decide(ctx context.Context, st *state.App, w *wish) rollout.De
 		Host: rollout.Host{ID: cfg.HostID, Labels: cfg.Labels, Environment: cfg.Environment},
 		Now:  m.Clock.Now(), ClockTrusted: m.Clock.Synchronised(), Issued: w.meta.Issued,
 		MetadataExpired: expiredRole(w.meta, m.Clock.Now()),
+		Bundle:          w.meta.Bundle, MaxBundleAge: cfg.MaxBundleAge,
 	}
 	if st.Hold != nil {
 		in.Hold = &rollout.Hold{Until: st.Hold.Until, Reason: st.Hold.Reason, By: st.Hold.By}

@@ -60,9 +60,12 @@ type Repository struct {
 	ClientCert, ClientKey string
 	// AuthHeaderFile holds one line "Name: value" that is sent with every request. It is read anew for each refresh.
 	AuthHeaderFile string
+	// MaxBundleAge is how long ago the timestamp in a bundle may have been issued; zero means that only what is signed bounds it.
+	MaxBundleAge time.Duration
 }
 
-// Mirror is one place that serves the repository, as URLs of scheme http, https or file without a trailing slash.
+// Mirror is one place that serves the repository, as URLs of scheme http, https or file without a trailing slash. A bundle is
+// "bundle:" and its absolute path, in both.
 type Mirror struct {
 	Metadata, Targets string
 }

@@ -93,6 +93,9 @@ func (p *printer) repository(r Repository) {
 	p.textIfSet("client_cert", r.ClientCert)
 	p.textIfSet("client_key", r.ClientKey)
 	p.textIfSet("auth_header_file", r.AuthHeaderFile)
+	if r.MaxBundleAge != 0 {
+		p.text("max_bundle_age", formatDuration(r.MaxBundleAge))
+	}
 	for _, m := range r.Mirrors {
 		p.line("\n[[repository.mirrors]]")
 		p.text("metadata", m.Metadata)

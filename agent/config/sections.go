@@ -80,6 +80,7 @@ func readRepository(r *reader, c *Repository, whole bool) {
 		r.text("client_cert", &c.ClientCert, checkPath)
 		r.text("client_key", &c.ClientKey, checkPath)
 		r.text("auth_header_file", &c.AuthHeaderFile, checkPath)
+		r.duration("max_bundle_age", &c.MaxBundleAge, time.Minute, 10*365*24*time.Hour)
 		if (r.t.m["client_cert"] == nil) != (r.t.m["client_key"] == nil) {
 			r.problem(r.at, "client_cert and client_key belong together")
 		}
@@ -115,10 +116,14 @@ func readMirrors(r *reader, n *node, into *[]Mirror) {
 			switch {
 			case hasURL && (r.t.m["metadata"] != nil || r.t.m["targets"] != nil):
 				r.problem(one, "url already says where metadata and targets are; write either url, or metadata and targets")
+			case strings.HasPrefix(base, bundleScheme):
+				m = Mirror{Metadata: base, Targets: base}
 			case hasURL:
 				m = Mirror{Metadata: base + "/metadata", Targets: base + "/targets"}
 			case !hasBoth:
 				r.problem(one, "needs url, or both metadata and targets")
+			case m.Metadata != m.Targets && (strings.HasPrefix(m.Metadata, bundleScheme) || strings.HasPrefix(m.Targets, bundleScheme)):
+				r.problem(one, "a bundle holds metadata and targets; write url = \"bundle:/path\"")
 			}
 			*into = append(*into, m)
 		})

@@ -127,14 +127,23 @@ func checkCredPath(s string) error {
 	return checkPath(s)
 }
 
+// bundleScheme marks a mirror that is one file. What follows is a path as it is, not an escaped URL.
+const bundleScheme = "bundle:"
+
 func checkMirror(s string) error {
+	if file, ok := strings.CutPrefix(s, bundleScheme); ok {
+		if err := checkPath(file); err != nil || file == "/" {
+			return fmt.Errorf("%q must be bundle: and the absolute path of a file, such as bundle:/media/usb/production.bundle", s)
+		}
+		return nil
+	}
 	u, err := url.Parse(s)
 	if err != nil {
 		return fmt.Errorf("%q is no URL", s)
 	}
 	switch {
 	case u.Scheme != "http" && u.Scheme != "https" && u.Scheme != "file":
-		return fmt.Errorf("%q must be a URL that starts with https://, http:// or file://", s)
+		return fmt.Errorf("%q must be a URL that starts with https://, http:// or file://, or bundle: and a path", s)
 	case u.Scheme == "file" && (u.Host != "" || !path.IsAbs(u.Path)):
 		return fmt.Errorf("%q must be file:// and an absolute path", s)
 	case u.Scheme != "file" && u.Hostname() == "":

@@ -33,6 +33,10 @@ type Input struct {
 	ClockTrusted bool
 	// Issued is the signed issue time of the newest verified timestamp; zero if it carried none.
 	Issued time.Time
+	// Bundle is the file that brought the newest timestamp, "" if a server or directory did; MaxBundleAge is how long ago the
+	// host's own configuration lets one from a bundle have been issued, zero for no such bound.
+	Bundle       string
+	MaxBundleAge time.Duration
 	// MetadataExpired names a role whose metadata has ended; nil means all are in date.
 	MetadataExpired *Expired
 	Hold            *Hold

@@ -138,6 +138,10 @@ func (c *decider) clockWaits() (waits []wait) {
 				age.Truncate(time.Second), c.d.Freshness))
 		}
 	}
+	if bound := c.in.MaxBundleAge; bound > 0 && c.in.Bundle != "" && now.Sub(c.in.Issued) > bound {
+		add(RuleFreshness, none, fmt.Sprintf("what this host knows came in bundle %s, issued %s, and repository.max_bundle_age is %s; bring a newer bundle",
+			c.in.Bundle, clock(c.in.Issued), release.Duration(bound)))
+	}
 	return waits
 }
 

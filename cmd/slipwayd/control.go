@@ -71,9 +71,9 @@ func (c *control) repository() api.Repository {
 
 func stateOf(err error) api.RepositoryState {
 	switch kind(err) {
-	case "expired", "metadata-expired":
+	case "expired", "metadata-expired", "too-old":
 		return api.RepositoryExpired
-	case "network", "stalled", "mirrors", "error":
+	case "network", "stalled", "mirrors", "error", "absent", "incomplete":
 		return api.RepositoryUnreachable
 	}
 	return api.RepositoryRefused

@@ -6,11 +6,9 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"sync"
 	"syscall"
 
-	"github.com/fsnotify/fsnotify"
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/slipway-deploy/slipway/agent/config"
@@ -83,7 +81,7 @@ func (d *wired) serve(ctx context.Context, dir string) error {
 		wg.Go(func() { d.serveMetrics(ctx, srv, addr) })
 	}
 	wg.Go(func() { config.Watch(ctx, dir, d.log.Named("config"), d.edited) })
-	wg.Go(func() { d.watchLocal(ctx) })
+	wg.Go(func() { d.local.run(ctx) })
 	wg.Go(func() { d.reloadOnHangup(ctx, dir) })
 	wg.Go(func() { d.notifier.Watchdog(ctx, alive(d.host, d.log)) })
 	d.log.Info("slipwayd runs", "version", version, "environment", d.config().Environment, "host", d.hostID, "supervisor", d.manager.Describe())
@@ -145,44 +143,4 @@ func (d *wired) reloadOnHangup(ctx context.Context, dir string) {
 			d.edited(config.Load(dir))
 		}
 	}
-}
-
-// watchLocal refreshes when a repository in a local directory changes, so that a mounted disk or an unpacked bundle is noticed
-// at once.
-func (d *wired) watchLocal(ctx context.Context) {
-	w, err := fsnotify.NewWatcher()
-	if err != nil {
-		d.log.Warn("local repositories are polled only", "error", err)
-		return
-	}
-	defer w.Close()
-	for _, m := range d.config().Repository.Mirrors {
-		if dir, ok := localDir(m.Metadata); ok {
-			if err := w.Add(dir); err != nil {
-				d.log.Warn("a local repository is polled only", "directory", dir, "error", err)
-			}
-		}
-	}
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case e, ok := <-w.Events:
-			if !ok {
-				return
-			}
-			if filepath.Base(e.Name) == "timestamp.json" {
-				d.host.Poke()
-			}
-		case <-w.Errors:
-		}
-	}
-}
-
-func localDir(url string) (string, bool) {
-	const scheme = "file://"
-	if len(url) > len(scheme) && url[:len(scheme)] == scheme {
-		return url[len(scheme):], true
-	}
-	return url, filepath.IsAbs(url)
 }

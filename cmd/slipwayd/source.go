@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,9 +18,10 @@ import (
 // source is the agent's one way to the network: signed documents through the TUF client, payloads through it into the safe
 // unpacker.
 type source struct {
-	mu    sync.Mutex
-	c     *client.Client
-	quiet *time.Timer
+	mu     sync.Mutex
+	c      *client.Client
+	quiet  *time.Timer
+	failed error // how the last refresh failed
 }
 
 // quietAfter is how long after the last large work its memory goes back to the system. The runtime would keep it for minutes,
@@ -58,6 +60,9 @@ func (s *source) Refresh(ctx context.Context) (agent.Metadata, error) {
 		return agent.Metadata{}, err
 	}
 	t, err := c.Refresh(ctx)
+	s.mu.Lock()
+	s.failed = err
+	s.mu.Unlock()
 	if err == nil {
 		if t.Changed {
 			s.busy()
@@ -77,12 +82,18 @@ func (s *source) Known(context.Context) (agent.Metadata, error) {
 		return agent.Metadata{}, err
 	}
 	t, err := c.Trusted()
+	if none := new(client.ErrNoTrust); errors.As(err, &none) {
+		// That nothing is known is no news; why the last refresh brought nothing is.
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		err = cmp.Or(s.failed, err)
+	}
 	return metadata(t), agentError(err)
 }
 
 func metadata(t client.Trusted) agent.Metadata {
 	return agent.Metadata{
-		Issued: t.Issued, Verified: t.Checked, Changed: t.Changed, Expires: t.Expires,
+		Issued: t.Issued, Verified: t.Checked, Changed: t.Changed, Expires: t.Expires, Bundle: t.Bundle,
 		Versions: map[string]int64{"root": t.Root, "timestamp": t.Timestamp, "snapshot": t.Snapshot, "targets": t.Targets},
 	}
 }

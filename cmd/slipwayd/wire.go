@@ -40,6 +40,7 @@ type wired struct {
 	host     *agent.Host
 	deps     agent.Deps
 	hold     *hostHold
+	local    *localMirrors
 
 	mu      sync.Mutex
 	cfg     *config.Host
@@ -93,6 +94,7 @@ func wire(ctx context.Context, cfg *config.Host, log hclog.Logger, early bool) (
 		StageSlots: make(chan struct{}, 1),
 	}
 	d.host = agent.NewHost(d.deps)
+	d.local = newLocalMirrors(log.Named("local"), d.host.Poke)
 	return d, nil
 }
 
@@ -212,6 +214,7 @@ func settingsOf(cfg *config.Host, hostID string) (map[release.App]agent.Settings
 		s := agent.Settings{
 			Disabled: !a.Enabled, Environment: env, HostID: hostID, Labels: cfg.Labels, Env: a.Env, Credentials: a.Credentials, AllowRoot: a.AllowRoot,
 			Endpoints: map[string]agent.Endpoint{}, SpaceReserve: cfg.Space.Reserve, Keep: cfg.Retention.Keep, KeepFor: cfg.Retention.MinAge,
+			MaxBundleAge: cfg.Repository.MaxBundleAge,
 		}
 		for check, o := range a.Checks {
 			s.Endpoints[check] = agent.Endpoint{URL: o.URL, Address: o.Address, Port: o.Port}
@@ -232,6 +235,7 @@ func (d *wired) adopt(cfg *config.Host) error {
 		d.log.Error("the repository cannot be used", "error", err)
 	}
 	d.source.use(c)
+	d.local.use(cfg.Repository.Mirrors)
 	d.mu.Lock()
 	d.cfg, d.refused = cfg, ""
 	d.mu.Unlock()
@@ -263,6 +267,7 @@ func openClient(cfg *config.Host, clk clock, log hclog.Logger) (*client.Client, 
 	}
 	c := client.Config{
 		Dir: filepath.Join(cfg.Paths.State, "tuf"), Root: root, MaxClockStep: cfg.Clock.MaxStep, Logger: log.Named("tuf"),
+		MaxBundleAge: cfg.Repository.MaxBundleAge,
 		HTTP: client.HTTP{
 			Proxy: cfg.Repository.Proxy, CAFile: cfg.Repository.CAFile, CertFile: cfg.Repository.ClientCert, KeyFile: cfg.Repository.ClientKey,
 			AuthHeaderFile: cfg.Repository.AuthHeaderFile, UserAgent: "slipwayd/" + version,

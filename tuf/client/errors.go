@@ -208,7 +208,7 @@ func (e *ErrMirrors) Unwrap() []error { return e.Errs }
 
 // Kind is the gravest kind among the mirrors' errors: a proof of tampering outranks a network fault.
 func (e *ErrMirrors) Kind() string {
-	for _, kind := range []string{"clock", "rollback", "threshold", "corrupt", "metadata-expired"} {
+	for _, kind := range []string{"clock", "rollback", "threshold", "corrupt", "metadata-expired", "too-old"} {
 		for _, err := range e.Errs {
 			if kindOf(err) == kind {
 				return kind
