@@ -230,6 +230,8 @@ type hostSpec struct {
 	tags string
 	// toml is added to the host's configuration.
 	toml string
+	// repository is another mirror than the stage's server.
+	repository string
 	// rpm installs the rpm instead of the deb.
 	rpm bool
 }
@@ -289,7 +291,7 @@ func (h *fleetHost) configure(o hostSpec) {
 	// nspawn hosts have no time service: without the option the daemon waits for a synchronised clock.
 	h.Write(h.t, "/etc/slipway/slipway.d/story.toml",
 		"[poll]\ninterval = \"1s\"\njitter = 0.0\n\n[space]\nreserve = \"16MiB\"\n\n[clock]\nunsafe_unsynchronised = true\n"+o.toml)
-	h.Run(h.t, "slipway", "init", "--root", "/root/root.json", "--environment", cmp.Or(o.env, "production"), "--repository", h.s.server.URL, "--force")
+	h.Run(h.t, "slipway", "init", "--root", "/root/root.json", "--environment", cmp.Or(o.env, "production"), "--repository", cmp.Or(o.repository, h.s.server.URL), "--force")
 	for _, app := range o.apps {
 		h.Run(h.t, "slipway", "add", app)
 	}
