@@ -92,3 +92,41 @@ func TestAHostWithoutANetworkLivesOnBundles(t *testing.T) {
 		t.Errorf("the server was asked for %s", r.Path)
 	}
 }
+
+// What soaked in staging comes to production on the word of a host there.
+func TestAReleaseIsPromotedOnTheWordOfAHost(t *testing.T) {
+	s := newStage(t)
+	policy := filepath.Join(s.repo, "policy.json")
+	ruled := strings.Replace(string(mustRead(t, policy)), `"production": {`, `"production": {"promotion": {"from": "staging", "committed": "1h"},`, 1)
+	if err := os.WriteFile(policy, []byte(ruled), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s.ship("harbor", "1.0.0", s.harborTree("1.0.0", "ok"), deployment{env: "staging"})
+	h := s.host("stage1", hostSpec{env: "staging", apps: []string{"harbor"}})
+	h.waitCommitted("harbor", "1.0.0")
+
+	evidence := filepath.Join(s.dir, "stage1.json")
+	promote := []string{"deploy", "promote", "harbor", "1.0.0", "--from", "staging", "--to", "production", "--evidence", evidence,
+		"--min-healthy", "3s", "--deadline", "20s", "--sign", s.key("approver-1"), "--sign", s.key("approver-2")}
+	said := h.Run(t, "slipway", "evidence", "harbor")
+	if err := os.WriteFile(evidence, []byte(said), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	out, err := slipwayRepo(t.Context(), filepath.Dir(s.keys), s.repo, promote...)
+	if err == nil || !strings.Contains(out, "0 of 1 hosts of staging say that they have had it committed for at least 1h0m0s") {
+		t.Fatalf("promoted at once: %v %s", err, out)
+	}
+	if err := os.WriteFile(policy, []byte(strings.Replace(string(mustRead(t, policy)), `"committed": "1h"`, `"hosts": 1`, 1)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s.publisher(promote...)
+	s.publisher("publish")
+	p := s.host("prod1", hostSpec{apps: []string{"harbor"}})
+	a := p.waitCommitted("harbor", "1.0.0")
+	if at := h.app("harbor"); a.Current != at.Current {
+		t.Errorf("production runs %s, staging %s", a.Current, at.Current)
+	}
+	if a.Deployment == nil || !strings.Contains(a.Deployment.Reason, "promoted from staging (sequence 1), evidence ") {
+		t.Errorf("the signed reason does not say where it comes from: %+v", a.Deployment)
+	}
+}

@@ -70,6 +70,7 @@ func (t *tool) changeSign() *cobra.Command {
 		return t.withChange(args, func(r *repository.Repository, c *repository.Change) error {
 			if !yes {
 				t.say("%s\n  roles: %v", c.Summary, c.Roles())
+				showPromotions(t.err, c)
 				ok, err := t.confirm("Sign this?")
 				if err != nil {
 					return err

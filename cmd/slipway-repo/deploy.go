@@ -8,6 +8,7 @@ import (
 	"github.com/slipway-deploy/slipway/agent/release"
 	"github.com/slipway-deploy/slipway/tuf/repository"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // deployFlags are the words of deploy new; what a flag says wins over the file.
@@ -22,6 +23,7 @@ type deployFlags struct {
 func (t *tool) deployCommand() *cobra.Command {
 	var d deployFlags
 	var m changing
+	var bypass string
 	c := &cobra.Command{
 		Use: "new", Short: "Say what an environment shall run", Args: cobra.NoArgs,
 		Long: `Opens a change with the next deployment of APP in ENVIRONMENT. Sequence, rollout id, creation time and fallback are filled in.
@@ -36,9 +38,27 @@ the environment sign it.`,
 	f.StringVar(&d.app, "app", "", "`app`")
 	f.StringVar(&d.version, "release", "", "`version` of the release to run")
 	f.BoolVar(&d.absent, "absent", false, "the app shall not be there")
+	f.StringVar(&d.state, "state", "", "active, paused, halted or revert")
+	f.StringVar(&bypass, "without-promotion", "", "`reason` to deploy a release that policy.json wants promoted")
+	d.flags(f)
+	m.flags(c)
+	c.RunE = t.do(func(ctx context.Context, _ []string) error {
+		w, err := d.wish(time.Now())
+		if err != nil {
+			return err
+		}
+		w.Origin, w.Bypass = m.origin(), bypass
+		return t.make(ctx, &m, func(r *repository.Repository) (*repository.Change, error) {
+			return r.NewDeployment(ctx, *w)
+		})
+	})
+	return t.group("deploy", "Make deployments", "", c, t.promoteCommand())
+}
+
+// flags are those that every way to a deployment has.
+func (d *deployFlags) flags(f *pflag.FlagSet) {
 	f.StringVar(&d.fallback, "fallback", "", "`version` a fleet revert goes back to (default: what was deployed before)")
 	f.StringVar(&d.file, "file", "", "TOML `file` with waves, budget, windows, health and the like")
-	f.StringVar(&d.state, "state", "", "active, paused, halted or revert")
 	f.StringVar(&d.reason, "reason", "", "why, for people")
 	f.StringVar(&d.ticket, "ticket", "", "ticket, for people")
 	f.StringVar(&d.notBefore, "not-before", "", "start no earlier than this `time` (RFC 3339, or 2h from now)")
@@ -48,18 +68,6 @@ the environment sign it.`,
 	f.StringVar(&d.deadline, "deadline", "", "when a trial that is not healthy reverts, such as 10m")
 	f.StringVar(&d.onFirst, "on-first-failure", "", "what a failed first installation leaves: remove or keep")
 	f.StringVar(&d.revoke, "on-revoked", "", "what happens to a running release that is revoked: keep, revert or stop")
-	m.flags(c)
-	c.RunE = t.do(func(ctx context.Context, _ []string) error {
-		w, err := d.wish(time.Now())
-		if err != nil {
-			return err
-		}
-		w.Origin = m.origin()
-		return t.make(ctx, &m, func(r *repository.Repository) (*repository.Change, error) {
-			return r.NewDeployment(ctx, *w)
-		})
-	})
-	return t.group("deploy", "Make deployments", "", c)
 }
 
 // wish merges file and flags.

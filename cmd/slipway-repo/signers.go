@@ -170,6 +170,7 @@ func (t *tool) showChange(r *repository.Repository, c *repository.Change) error 
 	}
 	return t.answer(a, func(w io.Writer) {
 		fmt.Fprintf(w, "%s\n  %s\n", a.ID, a.Summary)
+		showPromotions(w, c)
 		for _, p := range progress {
 			fmt.Fprintf(w, "  %s (keys of %s)\n", p, p.By)
 		}

@@ -71,7 +71,7 @@ This command asks the daemon slipwayd over its socket. Status and why need no ri
 	f.BoolVar(&c.json, "json", false, "print JSON on standard output")
 	f.StringVar(&c.configDir, "config", config.DefaultDir, "configuration directory")
 	_ = root.MarkPersistentFlagDirname("config") // fails only for a flag that is not defined
-	root.AddCommand(c.status(), c.why(), c.refresh(), c.apply(), c.revert(), c.hold(), c.resume(), c.retry(), c.history(), c.verify(),
+	root.AddCommand(c.status(), c.why(), c.refresh(), c.apply(), c.revert(), c.hold(), c.resume(), c.retry(), c.history(), c.evidence(), c.verify(),
 		c.doctor(), c.events(), c.logs(), c.initHost(), c.add(), c.remove(), c.man(), exitCodes())
 	return root
 }

@@ -186,7 +186,7 @@ func TestEveryMakeTargetOfTheDocumentsExists(t *testing.T) {
 }
 
 // noDefault are the options of the sample that show an example because they have no default.
-var noDefault = regexp.MustCompile(`^#(host_id|site|proxy|ca_file|client_cert|client_key|auth_header_file|metadata|targets|listen) = `)
+var noDefault = regexp.MustCompile(`^#(host_id|site|proxy|ca_file|client_cert|client_key|auth_header_file|max_bundle_age|metadata|targets|listen) = `)
 
 func TestEveryDefaultInTheSampleIsTheDefault(t *testing.T) {
 	sample, err := os.ReadFile(filepath.Join(top, "packaging", "slipway.toml"))

@@ -51,6 +51,8 @@ type Change struct {
 	Created     time.Time        `json:"created"`
 	// Policy is what publishing the change adds to policy.json.
 	Policy *Policy `json:"policy,omitempty"`
+	// Promotions say where the releases that it deploys come from.
+	Promotions []*PromotionRecord `json:"promotions,omitempty"`
 
 	dir string
 	// parsed remembers the last reading of a payload; it counts only while the file's bytes are the same.

@@ -26,6 +26,8 @@ type draft struct {
 	docs  map[string]any
 	files map[string]source
 	add   *Policy
+
+	promoted *PromotionRecord
 }
 
 // source is where the bytes of a new target file come from: memory, or a file that is linked or copied.
@@ -167,6 +169,7 @@ func (d *draft) save(kind, summary string, o Origin) (*Change, error) {
 		c.Summary += "; " + summary
 	}
 	c.Policy = d.add
+	c.record(d.promoted)
 	for role, doc := range d.docs {
 		if err := d.writePayload(c, role, doc); err != nil {
 			return nil, err

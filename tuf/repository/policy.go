@@ -39,6 +39,8 @@ type Template struct {
 	Expiry Period `json:"expiry,omitzero"`
 	// Freshness is given to deployments that name none. Zero leaves the timestamp's expiry as the only bound.
 	Freshness release.Duration `json:"freshness,omitempty"`
+	// Promotion, if set, is how new releases come into the environment.
+	Promotion *PromotionRule `json:"promotion,omitempty"`
 }
 
 // DefaultPolicy is what Create writes: a year for offline keys, a quarter for approvals, days for online keys.
@@ -70,6 +72,11 @@ func (p *Policy) check() error {
 		}
 		if err := checkKeys("environments."+env.String(), t.Keys, t.Threshold, t.NoSpare); err != nil {
 			return err
+		}
+		if t.Promotion != nil {
+			if err := t.Promotion.check(env); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

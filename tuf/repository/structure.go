@@ -191,7 +191,10 @@ func (p *plan) collectDocument(c *Change, role string, f release.File) error {
 	case classApp:
 		return p.collectRelease(c, f, raw)
 	case classDeploy:
-		return p.checkDeployment(f, raw)
+		if err := p.checkDeployment(f, raw); err != nil {
+			return err
+		}
+		return p.checkPromotion(c, raw)
 	case classEmergency:
 		return p.checkEmergency(role, raw)
 	}
