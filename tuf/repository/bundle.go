@@ -21,8 +21,6 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 )
 
-var fpBundle = durable.NewFailpoint("repository.bundle.before-rename")
-
 // BundleOptions selects what goes into a bundle. An empty list takes all.
 type BundleOptions struct {
 	// Environment is the one whose hosts the bundle is for; zero takes every one.
@@ -56,9 +54,6 @@ func (r *Repository) WriteBundle(ctx context.Context, path string, o BundleOptio
 	}
 	out, err := VerifyBundle(ctx, tmp.Name(), BundleCheck{Root: p.root, Now: r.now, hashed: true})
 	if err != nil {
-		return nil, err
-	}
-	if err := fpBundle.Hit(); err != nil {
 		return nil, err
 	}
 	return out, durable.Rename(tmp.Name(), path)
