@@ -4,8 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -16,38 +14,7 @@ import (
 	"github.com/slipway-deploy/slipway/agent/durable"
 	"github.com/slipway-deploy/slipway/agent/release"
 	"github.com/slipway-deploy/slipway/tuf/repository"
-	"github.com/theupdateframework/go-tuf/v2/metadata/config"
-	"github.com/theupdateframework/go-tuf/v2/metadata/updater"
 )
-
-func TestGoTUFsOwnUpdaterReadsWhatWePublishDelegationsIncluded(t *testing.T) {
-	t.Parallel()
-	f := standard(t)
-	f.release("1.0.0")
-	f.publish()
-	f.sign(f.deploy("1.0.0", release.Deployment{}), "ann", "ben")
-	f.publish()
-
-	server := httptest.NewServer(http.FileServer(http.Dir(f.dir)))
-	defer server.Close()
-	root, err := f.r.PinnedRoot(1)
-	f.ok(err)
-	cfg, err := config.New(server.URL+"/metadata", root)
-	f.ok(err)
-	cfg.RemoteTargetsURL, cfg.DisableLocalCache = server.URL+"/targets", true
-	up, err := updater.New(cfg)
-	f.ok(err)
-	f.ok(up.Refresh())
-	for _, path := range []string{"releases/billing/1.0.0/release.json", "deployments/production/billing.json"} {
-		info, err := up.GetTargetInfo(path)
-		f.ok(err)
-		_, data, err := up.DownloadTarget(info, filepath.Join(t.TempDir(), "x"), "")
-		f.ok(err)
-		if int64(len(data)) != info.Length {
-			t.Errorf("%s: %d bytes", path, len(data))
-		}
-	}
-}
 
 func TestAReleaseAndItsDeploymentMayBePublishedTogether(t *testing.T) {
 	t.Parallel()
