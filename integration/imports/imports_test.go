@@ -22,6 +22,7 @@ var allowed = map[string]string{
 	"agent/audit":         "agent/durable",
 	"agent/config":        "",
 	"agent/durable":       "",
+	"agent/fleet":         "agent/release",
 	"agent/gate":          "agent/release",
 	"agent/health":        "",
 	"agent/release":       "",
