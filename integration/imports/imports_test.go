@@ -25,6 +25,7 @@ var allowed = map[string]string{
 	"agent/fleet":         "agent/release",
 	"agent/gate":          "agent/release",
 	"agent/health":        "",
+	"agent/hub":           "agent/fleet agent/release agent/rollout",
 	"agent/release":       "",
 	"agent/rollout":       "agent/release",
 	"agent/server":        "agent/api agent/state",
