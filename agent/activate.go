@@ -53,6 +53,7 @@ func (m *Machine) activate(ctx context.Context, w *wish, set *units.Set, d rollo
 	}
 	// From here on nothing may end the step half done: only the guard bounds it.
 	ctx = context.WithoutCancel(ctx)
+	defer m.beginEntry()()
 	return 0, m.locked(ctx, func(tx *state.Tx) error {
 		if !m.stillWanted(ctx, tx.State, w) {
 			return errSuperseded
@@ -172,7 +173,7 @@ func (m *Machine) enter(ctx context.Context, tx *state.Tx, a *state.Attempt, set
 		{func() error { return m.wireTrial(set) }, fpWired},
 		{func() error { return m.tree.Swap(a.To) }, fpSwapped},
 		{func() error { return m.install(ctx, set, true) }, fpUnits},
-		{func() error { return m.restartWithin(ctx, a.Deadline-m.Clock.Boot(), a.To, set) }, fpRestart},
+		{func() error { return m.startEntry(ctx, a, set) }, fpRestart},
 	}
 	for _, s := range steps {
 		if err := s.do(); err != nil {
@@ -219,6 +220,9 @@ func (m *Machine) failedEntry(ctx context.Context, tx *state.Tx, cause error) er
 	}
 	if tx.State.Phase == state.Activating && cur != a.To {
 		return errors.Join(cause, m.abort(ctx, tx, cause.Error()))
+	}
+	if back := new(takenBackError); errors.As(cause, &back) {
+		return m.beginRevert(tx, a.Fallback, back.cause, back.reason)
 	}
 	why := state.CauseUnhealthy
 	if durable.NoSpace(cause) || kindOf(cause) == managerSilent {

@@ -60,9 +60,13 @@ func (m *Machine) command(ctx context.Context, what string, c Command, compare b
 	if err != nil {
 		return 0, err
 	}
-	_ = m.report(audit.Event{Type: "command", Cause: what, Message: sentence("%s of %s by %s: %s", what, m.app, c.By, orNothing(c.Reason)), Fields: map[string]string{"by": c.By}})
+	m.reportCommand(what, c)
 	m.interruptStep()
 	return revision, nil
+}
+
+func (m *Machine) reportCommand(what string, c Command) {
+	_ = m.report(audit.Event{Type: "command", Cause: what, Message: sentence("%s of %s by %s: %s", what, m.app, c.By, orNothing(c.Reason)), Fields: map[string]string{"by": c.By}})
 }
 
 // rebuildFirst settles a damaged state file before any command may write over it: the marker of a trial counts only while the
@@ -75,14 +79,17 @@ func (m *Machine) rebuildFirst(tx *state.Tx) error {
 	return &BusyError{Phase: "recovering from a damaged state file"}
 }
 
-// Revert goes back to the fallback and quarantines what runs. It needs nothing but the disk.
+// Revert goes back to the fallback and quarantines what runs. It needs nothing but the disk, and waits for no start that hangs.
 func (m *Machine) Revert(ctx context.Context, c Command) (int64, error) {
+	if revision, done, err := m.revertEntry(ctx, c); done {
+		return revision, err
+	}
 	return m.command(ctx, "revert", c, true, func(tx *state.Tx) error {
 		switch tx.State.Phase {
 		case state.Activating, state.Committed, state.Reverting, state.Removing:
 			return &BusyError{Phase: tx.State.Phase}
 		}
-		return m.startRevert(tx, release.ID{}, state.CauseOperator, sentence("an operator (%s) reverted it: %s", c.By, orNothing(c.Reason)))
+		return m.startRevert(tx, release.ID{}, state.CauseOperator, byOperator(c))
 	})
 }
 

@@ -35,6 +35,7 @@ type Machine struct {
 	settings  Settings
 	view      View
 	interrupt context.CancelCauseFunc // ends the step in progress, if that step may be ended
+	entry     *entry                  // the activation under way
 	watching  string                  // the attempt whose trial is being watched
 	endWatch  context.CancelFunc
 

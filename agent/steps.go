@@ -27,12 +27,27 @@ func (m *Machine) consider(ctx context.Context) time.Duration {
 		return err
 	})
 	if errors.Is(err, errSuperseded) || ctx.Err() != nil {
+		m.standDown(ctx)
 		return 0
 	}
 	if err != nil {
 		return m.explain(err)
 	}
 	return again
+}
+
+// standDown ends a staging that was broken off.
+func (m *Machine) standDown(ctx context.Context) {
+	m.show(func(v *View) { v.Progress = nil })
+	err := m.locked(ctx, func(tx *state.Tx) error {
+		if tx.State.Phase != state.Staging {
+			return nil
+		}
+		return tx.Advance(state.Idle)
+	})
+	if err != nil {
+		m.fail("cannot end the staging of "+m.app.String(), err)
+	}
 }
 
 // explain turns an error of consider into the sentence for the operator and the wait that fits it.
@@ -103,6 +118,7 @@ func (m *Machine) advance(ctx context.Context) (time.Duration, error) {
 		m.setWhy(sentence("%s is stuck since %s: %s; `slipway retry %s` or a new deployment starts it again", m.app, last.At.Format(time.RFC3339), last.Reason, m.app))
 		return idleWait, nil
 	}
+	defer m.heed(ctx, w)()
 	staged := m.complete(w.id)
 	if err := m.stage(ctx, w); err != nil {
 		return m.stageFailed(ctx, w, err)

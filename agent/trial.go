@@ -121,15 +121,11 @@ func (m *Machine) overrule(ctx context.Context, st *state.App) {
 	}()
 }
 
-// takeBack reverts a trial that signed documents no longer want. A policy that would stop a running release takes back one in
-// trial.
+// takeBack reverts a trial that signed documents no longer want.
 func (m *Machine) takeBack(ctx context.Context, st *state.App, d rollout.Decision) {
-	if !d.Act || d.Verb != rollout.VerbRevert && d.Verb != rollout.VerbStop {
+	cause, back := takesBack(d)
+	if !back {
 		return
-	}
-	cause := state.CauseSigned
-	if d.Rule == rollout.RuleRevoked {
-		cause = state.CauseRevoked
 	}
 	err := m.locked(ctx, func(tx *state.Tx) error {
 		a := tx.State.Attempt

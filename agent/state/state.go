@@ -34,7 +34,7 @@ const (
 // Next lists the legal successors of each phase. A phase may always be written again unchanged.
 var Next = map[Phase][]Phase{
 	Idle:       {Staging, Waiting, Activating, Reverting, Removing},
-	Staging:    {Waiting, Idle, Removing},
+	Staging:    {Waiting, Idle, Reverting, Removing},
 	Waiting:    {Activating, Staging, Idle, Reverting, Removing},
 	Activating: {Trial, Reverting, Idle},
 	Trial:      {Committed, Reverting},
