@@ -84,7 +84,7 @@ func (d *Deployment) validateBudget(p *problems) {
 	p.span("budget.percent_bp", int64(b.PercentBP), 0, 10000)
 	p.span("budget.min_available", int64(b.MinAvailable), 0, 1<<32)
 	if (b.Count > 0) == (b.PercentBP > 0) {
-		p.add("budget", "exactly one of count and percent_bp must be set")
+		p.add("budget", "exactly one of count and percent_bp must be set, and above zero: with neither no host could ever start")
 	}
 	if b.PercentBP > 0 && d.Population == 0 && d.Inventory == nil {
 		p.add("budget.percent_bp", "a percentage needs population or inventory: of what is it?")

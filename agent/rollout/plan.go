@@ -10,18 +10,22 @@ import (
 
 // Forecast is who would go when if the deployment were signed as it is. Exact is true if a pinned inventory ranks the
 // hosts; otherwise counts are expectations over the population.
+// Problems are why it cannot work at all, with the field that is to blame: a publisher refuses it before anybody signs.
 type Forecast struct {
 	Exact    bool
 	Hosts    int64
 	Waves    []WaveForecast
 	Warnings []Warning
+	Problems []release.Problem
 }
 
 // WaveForecast is one wave's outlook. Hosts is -1 if nobody can know it (labels without an inventory). Opens and Last are
 // the first and the last start with windows and freezes counted in; zero means never. Empty is the chance that the wave
-// has no host at all. NeedsSignature says that it stays closed until max_wave is raised to it.
+// has no host at all. Floor is the earliest start the waves alone allow. NeedsSignature says that it stays closed until
+// max_wave is raised to it.
 type WaveForecast struct {
 	Name           string
+	Floor          time.Time
 	Hosts          float64
 	Empty          float64
 	Opens, Last    time.Time
@@ -43,7 +47,10 @@ const (
 	WarnBunched      = "bunched"
 	WarnFreshness    = "freshness"
 	WarnNoPopulation = "no-population"
-	WarnInventory    = "inventory"
+	WarnNobodyCounts = "nobody-counts"
+	WarnUnknownHost  = "unknown-host"
+	WarnShortWave    = "short-wave"
+	WarnNoHalt       = "no-halt"
 )
 
 const (
@@ -63,9 +70,6 @@ func Plan(d *release.Deployment, inv *release.Inventory, digest release.Digest, 
 	if s.roster != nil {
 		f.Exact, f.Hosts = true, int64(len(s.roster.seats))
 	}
-	if s.inventory != "" {
-		f.warn(WarnInventory, "", "nobody can start: %s", s.inventory)
-	}
 	first := 0
 	for i, w := range d.Waves {
 		f.Waves = append(f.Waves, s.forecast(i, first, f.Hosts))
@@ -75,10 +79,25 @@ func Plan(d *release.Deployment, inv *release.Inventory, digest release.Digest, 
 	if len(d.Waves) > 0 {
 		f.judgeAll(s, first)
 	}
+	f.judgePolicies(s)
+	f.flaws(s)
+	return f
+}
+
+// judgePolicies warns about limits that nobody is there to keep.
+func (f *Forecast) judgePolicies(s *Schedule) {
+	d := s.d
 	if d.Freshness == 0 {
 		f.warn(WarnFreshness, "", "freshness is not set: a mirror that withholds new metadata delays a halt until the timestamp expires")
 	}
-	return f
+	switch {
+	case s.hasHub() && d.Halt == nil:
+		f.warn(WarnNoHalt, "", "no halt limits are set: the hub counts failures and stops nothing")
+	case !coordinated(d) && d.Budget != nil && len(d.Budget.GroupBy) == 0:
+		f.warn(WarnNobodyCounts, "", "the budget bounds nothing: without a coordinator nobody counts the hosts that are unavailable")
+	case !s.hasHub() && d.Halt != nil:
+		f.warn(WarnNobodyCounts, "", "the halt limits stop nothing: without a hub nobody counts failures; a person halts")
+	}
 }
 
 func (f *Forecast) warn(kind, wave, format string, args ...any) {
@@ -87,7 +106,7 @@ func (f *Forecast) warn(kind, wave, format string, args ...any) {
 
 func (s *Schedule) forecast(i, first int, fleet int64) WaveForecast {
 	w := s.d.Waves[i]
-	f := WaveForecast{Name: w.Name, Hosts: -1}
+	f := WaveForecast{Name: w.Name, Floor: s.floor(i), Hosts: -1}
 	_, open := s.advanced(i)
 	f.NeedsSignature = !open
 	f.Opens = s.possible(s.floor(i))
@@ -121,15 +140,20 @@ func (f *Forecast) judge(s *Schedule, i int) {
 	w, got := s.d.Waves[i], f.Waves[i]
 	known := f.Exact || f.Hosts > 0
 	switch {
-	case f.Exact && got.Hosts == 0:
-		f.warn(WarnEmptyWave, w.Name, "no host of the inventory is in wave %s: an empty wave proves nothing about the release", w.Name)
+	case f.Exact:
 	case known && got.Empty > emptyLimit:
 		f.warn(WarnEmptyWave, w.Name, "in a fleet of %d wave %s has no host at all with a chance of %.0f %%: name hosts, use labels, or pin an inventory",
 			f.Hosts, w.Name, got.Empty*100)
-	case known && got.Hosts >= 0 && got.Hosts < float64(w.MinHosts):
+	case known && w.PercentBP > 0 && got.Hosts < float64(w.MinHosts):
 		f.warn(WarnMinHosts, w.Name, "wave %s asks for %d hosts before it may pass and has about %.3g", w.Name, w.MinHosts, got.Hosts)
 	}
-	if got.Opens.IsZero() || got.Last.IsZero() {
+	if f.Exact {
+		f.judgeExact(s, i)
+	}
+	if got.Opens.IsZero() {
+		return // a problem, told as one
+	}
+	if got.Last.IsZero() {
 		f.warn(WarnNeverOpens, w.Name, "not every host of wave %s can start: windows, freezes and expires leave no time", w.Name)
 	} else if at, share := s.bunched(i); share > bunchLimit {
 		f.warn(WarnBunched, w.Name, "%.0f %% of wave %s start at the same instant, %s, because the calendar is closed during its spread",
@@ -137,6 +161,19 @@ func (f *Forecast) judge(s *Schedule, i int) {
 	}
 	if _, open := s.advanced(i); !open && w.Advance == "auto" && !s.hasHub() {
 		f.warn(WarnAdvance, w.Name, "wave %s advances automatically but there is no hub to judge the waves before it: it needs a signed max_wave", w.Name)
+	}
+}
+
+// judgeExact warns about hosts that a wave asks for and the inventory does not have.
+func (f *Forecast) judgeExact(s *Schedule, i int) {
+	w := s.d.Waves[i]
+	if got := s.roster.sizes[i]; got < w.Count {
+		f.warn(WarnShortWave, w.Name, "wave %s asks for %d hosts and only %d are left", w.Name, w.Count, got)
+	}
+	for _, h := range w.Hosts {
+		if _, listed := s.roster.seats[h]; !listed {
+			f.warn(WarnUnknownHost, w.Name, "wave %s names host %s, which is not in the inventory: it never goes", w.Name, h)
+		}
 	}
 }
 
@@ -185,8 +222,17 @@ func (s *Schedule) bunched(i int) (worst time.Time, share float64) {
 // Start is when one host may start at the earliest; a zero At is never, and Because says why.
 type Start struct {
 	Host, Wave string
+	Position   float64
 	At         time.Time
 	Because    string
+}
+
+// Hosts are those of the pinned inventory in their order; nil if none is pinned, or it is not here.
+func (s *Schedule) Hosts() []Host {
+	if s.roster == nil {
+		return nil
+	}
+	return s.roster.hosts
 }
 
 // Starts lists the hosts' starts in the order given, as if every signature for a later wave came in time.
@@ -194,7 +240,7 @@ func (s *Schedule) Starts(hosts []Host) []Start {
 	list := make([]Start, 0, len(hosts))
 	for _, h := range hosts {
 		t, placed := s.turn(h)
-		start := Start{Host: h.ID, Wave: t.name, Because: t.missing.because}
+		start := Start{Host: h.ID, Wave: t.name, Position: t.position, Because: t.missing.because}
 		if placed {
 			if start.At = s.possible(t.start); start.At.IsZero() {
 				start.Because = "windows, freezes and expires leave no time"

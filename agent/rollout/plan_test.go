@@ -75,8 +75,8 @@ func TestThePlanWarnsOfEverythingThatCannotWork(t *testing.T) {
 		"freshness":         func(d *release.Deployment) { d.Freshness = 0 },
 		"no-population":     func(d *release.Deployment) { d.Population = 0 },
 		"min-hosts:rest":    func(d *release.Deployment) { d.Waves[0].MinHosts = 20_000 },
-		"inventory":         func(d *release.Deployment) { d.Inventory = &release.InventoryRef{} },
-		"never-opens:rest":  func(d *release.Deployment) { d.Expires = ptr(noon) },
+		"never-opens:rest":  func(d *release.Deployment) { d.Waves[0].Spread = hours(2); d.Expires = ptr(noon.Add(time.Hour)) },
+		"no-halt":           func(d *release.Deployment) { d.Coordinator, d.Budget = hub, &release.Budget{Count: 1} },
 		"bunched:rest":      func(d *release.Deployment) { d.Waves[0].Spread = hours(24); d.Windows = nightly },
 		"advance:late":      func(d *release.Deployment) { d.Waves = twoWaves("auto") },
 		"empty-wave:canary": func(d *release.Deployment) { d.Waves = twoWaves("none"); d.Population = 10 },
@@ -105,8 +105,136 @@ func TestThePlanOfARankedFleetIsExact(t *testing.T) {
 	if !f.Exact || f.Hosts != 20 || f.Waves[0].Hosts != 3 || f.Waves[2].Hosts != 7 || !f.Waves[2].NeedsSignature {
 		t.Errorf("got %+v", f)
 	}
-	if want := []string{"empty-wave:gone", "unplaced"}; !slices.Equal(kinds(f), want) {
+	if want := []string{"unknown-host:gone", "unplaced"}; !slices.Equal(kinds(f), want) {
 		t.Errorf("got %v, want %v", f.Warnings, want)
+	}
+	if len(f.Problems) != 1 || f.Problems[0].Field != "waves[1]" || !strings.Contains(f.Problems[0].Reason, "wave gone is empty") {
+		t.Errorf("problems: %v", f.Problems)
+	}
+	in.Deployment.State = release.StateHalted
+	if f := Plan(in.Deployment, in.Inventory, in.InventoryDigest, 0); len(f.Problems) != 0 {
+		t.Errorf("a halt waits for a better plan: %v", f.Problems)
+	}
+}
+
+func TestWhatCannotWorkIsAProblemOfItsField(t *testing.T) {
+	rest := release.Wave{Name: "rest", PercentBP: 10000}
+	for _, c := range []struct {
+		field, reason string
+		change        func(*release.Deployment)
+	}{
+		{"inventory.sha256", "not here yet", func(d *release.Deployment) { d.Inventory = &release.InventoryRef{} }},
+		{"waves[0]", "until the deployment expires", func(d *release.Deployment) { d.Expires = ptr(noon) }},
+		{"waves[1]", "wave late never opens", func(d *release.Deployment) {
+			d.Waves = twoWaves("none")
+			d.Waves[1].StartAfter, d.Expires = hours(48), ptr(noon.Add(24*time.Hour))
+		}},
+		{"waves[0]", "free of freezes", func(d *release.Deployment) {
+			d.Freeze = []release.Freeze{{From: noon, Until: noon.Add(72 * time.Hour)}}
+			d.Expires = ptr(noon.Add(48 * time.Hour))
+		}},
+		{"expires", "no host could ever start", func(d *release.Deployment) {
+			d.Waves, d.Windows, d.Expires = nil, nightly, ptr(noon.Add(time.Hour))
+		}},
+		{"windows", "no window of the deployment ever does", func(d *release.Deployment) {
+			d.Windows = []release.Window{{Days: []string{"someday"}, Start: "10:00", Length: hours(1)}}
+		}},
+		{"waves[1]", "wave rest before it takes all", func(d *release.Deployment) {
+			d.Waves = append(d.Waves, release.Wave{Name: "late", Labels: map[string]string{"a": "b"}})
+		}},
+		{"waves[1]", "wave ams before it takes all", func(d *release.Deployment) {
+			d.Waves = []release.Wave{{Name: "ams", Labels: map[string]string{"site": "ams"}},
+				{Name: "rack", Labels: map[string]string{"site": "ams", "rack": "1"}}, rest}
+		}},
+		{"waves[1]", "wave one before it takes all", func(d *release.Deployment) {
+			d.Waves = []release.Wave{{Name: "one", Hosts: []string{"a", "b"}}, {Name: "two", Hosts: []string{"b"}}, rest}
+		}},
+		{"waves[0].min_hosts", "asks for 3 hosts and has 1", func(d *release.Deployment) {
+			d.Waves = []release.Wave{{Name: "canary", Hosts: []string{"a"}, MinHosts: 3}, rest}
+		}},
+		{"coordinator", "needs a [budget]", func(d *release.Deployment) { d.Coordinator = hub }},
+		{"budget.min_available", "10000 of 10000", func(d *release.Deployment) { d.Budget = &release.Budget{Count: 1, MinAvailable: 10_000} }},
+		{"halt", "no limit", func(d *release.Deployment) { d.Halt = &release.HaltPolicy{OnHalt: "stop"} }},
+		{"halt.max_failure_bp", "min_sample", func(d *release.Deployment) { d.Halt = &release.HaltPolicy{MaxFailureBP: 100} }},
+		{"halt.min_sample", "never be judged", func(d *release.Deployment) { d.Halt = &release.HaltPolicy{MaxFailureBP: 100, MinSample: 20_000} }},
+		{"on_coordinator_loss", "no coordinator", func(d *release.Deployment) { d.OnCoordinatorLoss = "hold" }},
+	} {
+		d := planned(rest)
+		c.change(d)
+		got := Plan(d, nil, release.Digest{}, 0).Problems
+		if len(got) != 1 || got[0].Field != c.field || !strings.Contains(got[0].Reason, c.reason) {
+			t.Errorf("got %v, want %s: … %s", got, c.field, c.reason)
+		}
+	}
+}
+
+func TestALabelGroupThatMayNeverBeTouchedIsAProblem(t *testing.T) {
+	in := open()
+	in.Deployment.Budget = &release.Budget{Count: 5, GroupBy: []string{"site"}, MinAvailable: 2}
+	pin(&in, fleet(12, func(i int) map[string]string { return map[string]string{"site": []string{"ams", "fra"}[min(1, i/10)]} })...)
+	got := Plan(in.Deployment, in.Inventory, in.InventoryDigest, 0).Problems
+	if len(got) != 1 || got[0].Field != "budget.min_available" || !strings.Contains(got[0].Reason, `site "fra"`) {
+		t.Errorf("got %v", got)
+	}
+}
+
+func TestALimitRoundsDownAndNeverToAStandstillUnlessHostsMustStay(t *testing.T) {
+	for _, c := range []struct {
+		budget      *release.Budget
+		hosts, want int
+	}{
+		{nil, 7, 7}, {&release.Budget{Count: 3}, 100, 3}, {&release.Budget{Count: 3}, 2, 2},
+		{&release.Budget{PercentBP: 1000}, 99, 9}, {&release.Budget{PercentBP: 100}, 20, 1},
+		{&release.Budget{PercentBP: 5000, MinAvailable: 8}, 10, 2}, {&release.Budget{Count: 1, MinAvailable: 3}, 3, 0},
+	} {
+		if got := Limit(c.budget, c.hosts); got != c.want {
+			t.Errorf("%+v of %d: got %d, want %d", c.budget, c.hosts, got, c.want)
+		}
+	}
+}
+
+func TestASimulatedPersonHaltsLaterThanAHubAndHostsHearWhenTheyPoll(t *testing.T) {
+	d := planned(release.Wave{Name: "all", PercentBP: 10000, Spread: hours(10)})
+	s := NewSchedule(d, nil, release.Digest{})
+	run := func(react, poll time.Duration) Outcome {
+		return s.Simulate(hostsOf(1000), Trial{FailureRate: 1, Took: time.Minute, Seed: 7, Poll: poll, Jitter: 0.1, React: react})
+	}
+	if got := run(0, time.Minute); got.Started != 1000 || !got.HaltedAt.IsZero() {
+		t.Errorf("nobody halts, and yet: %+v", got)
+	}
+	soon, late := run(time.Minute, 5*time.Minute), run(time.Hour, 5*time.Minute)
+	if soon.HaltedAt.IsZero() || soon.Started >= late.Started || late.Started >= 1000 {
+		t.Errorf("a halt after a minute: %+v, after an hour: %+v", soon, late)
+	}
+	// 100 hosts an hour: those of the hour before the halt, and at most those of one poll after it.
+	if most := 100*late.HaltedAt.Sub(noon).Hours() + 100*5.5/60 + 20; float64(late.Started) > most {
+		t.Errorf("%d hosts were touched, at most %.0f can be", late.Started, most)
+	}
+}
+
+func TestASimulatedBudgetIsKeptInEveryLabelGroup(t *testing.T) {
+	in := open()
+	in.Deployment.Coordinator, in.Deployment.Budget = hub, &release.Budget{Count: 1, GroupBy: []string{"site"}}
+	pin(&in, fleet(40, func(i int) map[string]string { return map[string]string{"site": fmt.Sprint("s", i%4)} })...)
+	s := NewSchedule(in.Deployment, in.Inventory, in.InventoryDigest)
+	got := s.Simulate(s.roster.hosts, Trial{Took: time.Hour})
+	if got.PeakInFlight != 4 || got.Started != 40 || !got.Finished.Equal(noon.Add(10*time.Hour)) {
+		t.Errorf("four sites of ten hosts, one at a time in each: %+v", got)
+	}
+}
+
+func TestTheOddsOfARolloutAreThoseOfItsSeeds(t *testing.T) {
+	d := planned(twoWaves("none")...)
+	s := NewSchedule(d, nil, release.Digest{})
+	odds := func() Odds {
+		return s.Odds(Trial{FailureRate: 0.1, Took: time.Minute, Seed: 42}, 20, func(uint64) []Host { return hostsOf(100) })
+	}
+	got := odds()
+	if got.Runs != 20 || got.Hosts != 100 || got.Started.Least != 100 || got.Failed.Least == got.Failed.Most || got.Failed.Median < 5 || got.Failed.Median > 15 {
+		t.Errorf("got %+v", got)
+	}
+	if again := odds(); again != got {
+		t.Errorf("the same seed gives %+v and %+v", got, again)
 	}
 }
 

@@ -12,7 +12,8 @@ import (
 // roster is the ranked inventory: every host's seat.
 type roster struct {
 	seats map[string]seat
-	sizes []int // hosts per wave
+	sizes []int  // hosts per wave
+	hosts []Host // in the order of the ranks
 }
 
 // seat is a host's place: overall in the order, and its rank in its wave (-1 if no wave takes it).
@@ -35,6 +36,7 @@ func rank(d *release.Deployment, inv *release.Inventory) *roster {
 	taken := make([]bool, len(order))
 	for i, h := range order {
 		r.seats[h.id] = seat{overall: i, wave: -1}
+		r.hosts = append(r.hosts, Host{ID: h.id, Environment: d.Environment, Labels: h.labels})
 	}
 	total := 0
 	for w, wave := range d.Waves {

@@ -164,9 +164,7 @@ func (c *decider) turnWaits(t turn, placed bool) []wait {
 	return waits
 }
 
-func (c *decider) coordinated() bool {
-	return c.d.Coordinator != nil && c.d.Coordinator.Kind != "" && c.d.Coordinator.Kind != "none"
-}
+func (c *decider) coordinated() bool { return coordinated(c.d) }
 
 // coordinatorWait asks for the slot. Without a signed coordinator only an explicit "wait" counts.
 func (c *decider) coordinatorWait() *wait {

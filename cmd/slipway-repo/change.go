@@ -68,6 +68,9 @@ func (t *tool) changeSign() *cobra.Command {
 	_ = c.MarkFlagRequired("key")
 	c.RunE = t.do(func(ctx context.Context, args []string) error {
 		return t.withChange(args, func(r *repository.Repository, c *repository.Change) error {
+			if err := t.judgeChange(r, c); err != nil {
+				return err
+			}
 			if !yes {
 				t.say("%s\n  roles: %v", c.Summary, c.Roles())
 				showPromotions(t.err, c)
@@ -87,6 +90,21 @@ func (t *tool) changeSign() *cobra.Command {
 		})
 	})
 	return c
+}
+
+// judgeChange looks at the deployments of a change the way deploy new does: another tool may have made it.
+func (t *tool) judgeChange(r *repository.Repository, c *repository.Change) error {
+	all, err := r.Prospects(c)
+	if err != nil {
+		return err
+	}
+	judge := t.judge(&written{path: "change " + c.ID})
+	for _, seen := range all {
+		if err := judge(seen); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (t *tool) changeAbandon() *cobra.Command {

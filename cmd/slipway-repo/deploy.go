@@ -43,16 +43,17 @@ the environment sign it.`,
 	d.flags(f)
 	m.flags(c)
 	c.RunE = t.do(func(ctx context.Context, _ []string) error {
-		w, err := d.wish(time.Now())
+		w, file, err := d.wish(time.Now())
 		if err != nil {
 			return err
 		}
-		w.Origin, w.Bypass = m.origin(), bypass
+		w.Origin, w.Bypass, w.Judge = m.origin(), bypass, t.judge(file)
 		return t.make(ctx, &m, func(r *repository.Repository) (*repository.Change, error) {
-			return r.NewDeployment(ctx, *w)
+			c, err := r.NewDeployment(ctx, *w)
+			return c, file.locate(err)
 		})
 	})
-	return t.group("deploy", "Make deployments", "", c, t.promoteCommand())
+	return t.group("deploy", "Make and plan deployments", "", c, t.promoteCommand(), t.planCommand())
 }
 
 // flags are those that every way to a deployment has.
@@ -70,36 +71,41 @@ func (d *deployFlags) flags(f *pflag.FlagSet) {
 	f.StringVar(&d.revoke, "on-revoked", "", "what happens to a running release that is revoked: keep, revert or stop")
 }
 
-// wish merges file and flags.
-func (d *deployFlags) wish(now time.Time) (*repository.Wish, error) {
+// wish merges file and flags. The file knows where each problem of the document comes from.
+func (d *deployFlags) wish(now time.Time) (*repository.Wish, *written, error) {
 	file := &written{path: "the command line", doc: map[string]any{}, lines: map[string]int{}}
 	var err error
 	if d.file != "" {
 		if file, err = readTOML(d.file); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	if err := d.fromFile(file); err != nil {
-		return nil, err
+	w := &repository.Wish{}
+	if err := d.fromFile(file, w); err != nil {
+		return nil, nil, err
 	}
 	if d.env == "" || d.app == "" {
-		return nil, usage("name the environment and the app: --env ENVIRONMENT --app APP")
+		return nil, nil, usage("name the environment and the app: --env ENVIRONMENT --app APP")
 	}
 	if (d.version == "") == !d.absent {
-		return nil, usage("say what shall run: exactly one of --release VERSION and --absent")
+		return nil, nil, usage("say what shall run: exactly one of --release VERSION and --absent")
 	}
-	w := &repository.Wish{Absent: d.absent}
+	w.Absent = d.absent
 	if err := d.names(w); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := d.toFile(file, now); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return w, d.document(file, w, now)
+	return w, file, d.document(file, w, now)
 }
 
 // fromFile takes the keys that name things by their short names; in the document they are references.
-func (d *deployFlags) fromFile(file *written) error {
+func (d *deployFlags) fromFile(file *written, w *repository.Wish) error {
+	if file.doc["inventory"] == "published" {
+		delete(file.doc, "inventory")
+		w.PinInventory = true
+	}
 	if err := file.refuse("schema", "sequence", "rollout_id", "created"); err != nil {
 		return err
 	}
@@ -148,7 +154,7 @@ func (d *deployFlags) toFile(file *written, now time.Time) error {
 	for key, v := range map[string]string{"state": d.state, "reason": d.reason, "ticket": d.ticket, "freshness": d.freshness,
 		"on_first_failure": d.onFirst, "on_revoked": d.revoke} {
 		if v != "" {
-			file.doc[key] = v
+			file.override(key, v)
 		}
 	}
 	for key, v := range map[string]string{"not_before": d.notBefore, "expires": d.expires} {
@@ -159,7 +165,7 @@ func (d *deployFlags) toFile(file *written, now time.Time) error {
 		if err != nil {
 			return usage("--%s: %v", strings.ReplaceAll(key, "_", "-"), err)
 		}
-		file.doc[key] = at.Format(time.RFC3339)
+		file.override(key, at.Format(time.RFC3339))
 	}
 	if d.minHealthy != "" || d.deadline != "" {
 		health, ok := file.doc["health"].(map[string]any)
@@ -172,6 +178,7 @@ func (d *deployFlags) toFile(file *written, now time.Time) error {
 		for key, v := range map[string]string{"min_healthy_time": d.minHealthy, "healthy_deadline": d.deadline} {
 			if v != "" {
 				health[key] = v
+				file.lines["health."+key] = 0
 			}
 		}
 		file.doc["health"] = health
@@ -194,14 +201,16 @@ func (d *deployFlags) document(file *written, w *repository.Wish, now time.Time)
 	} else {
 		add["release"] = standIn(w.Version)
 	}
-	if state := file.doc["state"]; !w.Fallback.IsZero() || state == string(release.StateRevert) && !w.Absent {
-		fallback := w.Fallback
+	if fallback := w.Fallback; !fallback.IsZero() || !w.Absent {
 		if fallback.IsZero() {
 			fallback, _ = release.ParseVersion("0-before-" + w.Version.String())
 		}
 		if !fallback.IsZero() {
 			add["fallback"] = standIn(fallback)
 		}
+	}
+	if w.PinInventory {
+		add["inventory"] = release.InventoryRef{SHA256: release.Sum(nil)}
 	}
 	data, err := file.with(add)
 	if err != nil {
@@ -210,6 +219,9 @@ func (d *deployFlags) document(file *written, w *repository.Wish, now time.Time)
 	doc, err := release.ParseDeployment(data)
 	if err != nil {
 		return file.locate(err)
+	}
+	if w.PinInventory {
+		doc.Inventory = nil
 	}
 	doc.Release, doc.Fallback, doc.RolloutID, doc.Sequence, doc.Created = nil, nil, "", 0, time.Time{}
 	w.Document = *doc

@@ -37,11 +37,11 @@ signed. Signers are shown what they say, and the deployment's signed reason hold
 	}
 	c.RunE = t.do(func(ctx context.Context, args []string) error {
 		d.app, d.version = args[0], args[1]
-		w, err := d.wish(time.Now())
+		w, file, err := d.wish(time.Now())
 		if err != nil {
 			return err
 		}
-		w.Origin = m.origin()
+		w.Origin, w.Judge = m.origin(), t.judge(file)
 		p := repository.PromoteWish{Wish: *w}
 		if p.From, err = release.ParseEnvironment(from); err != nil {
 			return usage("--from: %v", err)
@@ -53,7 +53,10 @@ signed. Signers are shown what they say, and the deployment's signed reason hold
 			}
 			p.Evidence = append(p.Evidence, data)
 		}
-		return t.make(ctx, &m, func(r *repository.Repository) (*repository.Change, error) { return r.Promote(ctx, p) })
+		return t.make(ctx, &m, func(r *repository.Repository) (*repository.Change, error) {
+			c, err := r.Promote(ctx, p)
+			return c, file.locate(err)
+		})
 	})
 	return c
 }

@@ -122,6 +122,12 @@ func (w *written) text(key string) (string, error) {
 	return s, nil
 }
 
+// override puts a flag's value over the file's: a problem with it comes from no line.
+func (w *written) override(key string, v any) {
+	w.doc[key] = v
+	w.lines[key] = 0
+}
+
 // refuse keeps people from writing what the tool decides.
 func (w *written) refuse(keys ...string) error {
 	for _, k := range keys {
@@ -154,7 +160,11 @@ func (w *written) locate(err error) error {
 	if !errors.As(err, &de) {
 		return err
 	}
-	return &fileError{File: w.path, Problems: de.Problems, lines: w.lines}
+	return w.problems(de.Problems)
+}
+
+func (w *written) problems(list []release.Problem) error {
+	return &fileError{File: w.path, Problems: list, lines: w.lines}
 }
 
 // lineOf finds the line of a field, or of the nearest thing around it.
@@ -208,7 +218,11 @@ func (w *written) noteValue(p *unstable.Parser, path string, v *unstable.Node, c
 		}
 	case unstable.Array:
 		for i := 0; it.Next(); i++ {
-			w.noteValue(p, fmt.Sprintf("%s[%d]", path, i), it.Node(), count)
+			element := fmt.Sprintf("%s[%d]", path, i)
+			if raw := it.Node().Raw; raw.Length > 0 {
+				w.lines[element] = p.Shape(raw).Start.Line
+			}
+			w.noteValue(p, element, it.Node(), count)
 		}
 	}
 }

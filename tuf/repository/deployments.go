@@ -20,9 +20,13 @@ type Wish struct {
 	// Fallback is what a fleet revert goes back to; zero means the release of the deployment before this one.
 	Fallback release.Version
 	Document release.Deployment
-	Origin   Origin
+	// PinInventory pins the inventory that is published, or that the change brings.
+	PinInventory bool
+	Origin       Origin
 	// Bypass is why a release is deployed without the promotion that policy.json asks for.
 	Bypass string
+	// Judge, if set, is shown the document as it will be signed, before anything is written, and may refuse it.
+	Judge func(*Prospect) error
 }
 
 // NewDeployment opens a change with the next deployment of the app in the environment, to be signed by the approvers.
@@ -59,6 +63,11 @@ func (d *draft) fill(w Wish, last *release.Deployment) (*release.Deployment, err
 			return nil, err
 		}
 	}
+	if w.PinInventory {
+		if doc.Inventory, err = d.pin(w.Environment); err != nil {
+			return nil, err
+		}
+	}
 	switch {
 	case !w.Fallback.IsZero():
 		doc.Fallback, err = d.findRelease(w.App, w.Fallback)
@@ -69,6 +78,18 @@ func (d *draft) fill(w Wish, last *release.Deployment) (*release.Deployment, err
 		}
 	}
 	return &doc, err
+}
+
+func (d *draft) pin(env release.Environment) (*release.InventoryRef, error) {
+	inv, digest, err := d.lastInventory(env)
+	if err != nil {
+		return nil, err
+	}
+	if inv == nil {
+		why := fmt.Sprintf("%s has no published inventory to pin: run inventory set %s FILE first", env, env)
+		return nil, &release.DocumentError{Document: "deployment", Problems: []release.Problem{{Field: "inventory", Reason: why}}}
+	}
+	return &release.InventoryRef{SHA256: digest}, nil
 }
 
 // newRollout names a rollout: hosts draw their place in it from the name, so no two are alike.

@@ -254,6 +254,15 @@ func (d *draft) deploy(w Wish, rec *PromotionRecord) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if w.Judge != nil {
+		p, err := d.prospect(doc)
+		if err == nil {
+			err = w.Judge(p)
+		}
+		if err != nil {
+			return "", err
+		}
+	}
 	path := release.DeploymentPath(w.Environment, w.App)
 	if err := d.put(DeployRole(w.Environment, w.App), path, release.Sum(raw), int64(len(raw)), source{data: raw}); err != nil {
 		return "", err
