@@ -68,6 +68,9 @@ type TurnAnswer struct {
 	// Fence names the grant. It grows with every grant of a fleet and is what check and finish are compared with.
 	Fence    int64     `json:"fence,omitempty"`
 	Deadline time.Time `json:"deadline,omitzero"` // a host silent until then counts as lost, and keeps its slot
+	// Rollout says whose grant Fence is, in an answer of RuleHeld. A host whose journal does not know that grant never acted on
+	// it (the answer that brought it was lost) and gives it back.
+	Rollout string `json:"rollout,omitempty"`
 	// Order is Back while the rollout is being taken back to its signed fallback. The host does so only if its own reading of
 	// the deployment allows it, and once per rollout.
 	Order Direction `json:"order,omitempty"`

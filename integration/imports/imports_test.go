@@ -22,7 +22,7 @@ var allowed = map[string]string{
 	"agent/audit":         "agent/durable",
 	"agent/config":        "",
 	"agent/durable":       "",
-	"agent/fleet":         "agent/release",
+	"agent/fleet":         "agent/durable agent/release",
 	"agent/gate":          "agent/release",
 	"agent/health":        "",
 	"agent/hub":           "agent/fleet agent/release agent/rollout",
