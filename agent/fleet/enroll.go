@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 
@@ -50,7 +51,7 @@ func (t Token) Hash() release.Digest { return release.Sum(t.Secret[:]) }
 func ParseToken(s string) (Token, error) {
 	text, ok := strings.CutPrefix(strings.TrimSpace(s), tokenPrefix)
 	if !ok {
-		return Token{}, errors.New("that is no enrolment token: one starts with " + tokenPrefix)
+		return Token{}, fmt.Errorf("that is no enrolment token: one starts with %q", tokenPrefix)
 	}
 	all, err := base64.RawURLEncoding.DecodeString(text)
 	if err != nil || len(all) != 96 {
@@ -96,10 +97,3 @@ type Issued struct {
 	Renew time.Time `json:"renew"`
 	Until time.Time `json:"until"`
 }
-
-// The kinds of refusals that enrolment and identities add to errors.
-const (
-	KindToken    = "token"    // unknown, used, expired, or for another fleet: no telling which, but in the hub's own log
-	KindEnrolled = "enrolled" // another machine has this identity: replacing it takes a token that says so
-	KindRevoked  = "revoked"  // the certificate was revoked, or replaced by a later enrolment
-)
