@@ -13,6 +13,7 @@ import (
 	"github.com/slipway-deploy/slipway/agent/audit"
 	"github.com/slipway-deploy/slipway/agent/health"
 	"github.com/slipway-deploy/slipway/agent/release"
+	"github.com/slipway-deploy/slipway/agent/rollout"
 	"github.com/slipway-deploy/slipway/agent/state"
 	"github.com/slipway-deploy/slipway/agent/store"
 )
@@ -53,9 +54,9 @@ type View struct {
 	Deployment *release.Deployment
 	Progress   *Progress
 	Checks     []health.CheckState
-	Rule       string
-	Until      time.Time
 	Busy       bool
+	// Turn is what the rollout's rules said when the app was last looked at; nil if there was nothing for them to decide.
+	Turn *rollout.Decision
 }
 
 // NewMachine makes the machine of app. It does nothing until Run, Guard or Boot is called.

@@ -52,6 +52,7 @@ func (m *Machine) standDown(ctx context.Context) {
 
 // explain turns an error of consider into the sentence for the operator and the wait that fits it.
 func (m *Machine) explain(err error) time.Duration {
+	m.showTurn(nil)
 	var refused *RefusedError
 	switch {
 	case errors.Is(err, ErrNoDocument):
@@ -76,10 +77,12 @@ func (m *Machine) advance(ctx context.Context) (time.Duration, error) {
 		return 0, err
 	}
 	if st.Removed {
+		m.showTurn(nil)
 		m.setWhy(sentence("%s was removed from this host by an operator; take it out of the configuration, and in again to install it anew", m.app))
 		return idleWait, nil
 	}
 	if m.cfg().Disabled {
+		m.showTurn(nil)
 		m.setWhy(sentence("%s is disabled in this host's configuration: what runs goes on, nothing new starts", m.app))
 		return idleWait, nil
 	}
@@ -101,9 +104,11 @@ func (m *Machine) advance(ctx context.Context) (time.Duration, error) {
 		return 0, err
 	}
 	if done, wait, err := m.settled(ctx, st, w, cur); done {
+		m.showTurn(nil)
 		return wait, err
 	}
 	d := m.decide(ctx, st, w)
+	m.showTurn(&d)
 	if w.deployment.Absent || d.Verb == rollout.VerbStop || d.Verb == rollout.VerbRemove {
 		return m.takeDown(ctx, w, d)
 	}
@@ -130,7 +135,9 @@ func (m *Machine) advance(ctx context.Context) (time.Duration, error) {
 	if err != nil {
 		return m.gateFailed(ctx, w, err)
 	}
-	if d = m.decide(ctx, st, w); !d.Act {
+	d = m.decide(ctx, st, w)
+	m.showTurn(&d)
+	if !d.Act {
 		if err := m.phaseWaiting(ctx); err != nil {
 			return 0, err
 		}
@@ -144,6 +151,14 @@ func (m *Machine) advance(ctx context.Context) (time.Duration, error) {
 		return 0, m.giveUpKept(ctx)
 	}
 	return m.activate(ctx, w, set, d)
+}
+
+// showTurn takes a copy, because the machine goes on with its own.
+func (m *Machine) showTurn(d *rollout.Decision) {
+	if d != nil {
+		d = new(*d)
+	}
+	m.show(func(v *View) { v.Turn = d })
 }
 
 // known is the metadata decisions are based on. Without any there is nothing to decide.
@@ -214,7 +229,6 @@ func permanent(d rollout.Decision) bool {
 }
 
 func (m *Machine) notNow(st *state.App, d rollout.Decision) (time.Duration, error) {
-	m.show(func(v *View) { v.Rule, v.Until = d.Rule, d.Until })
 	m.wait(d.Rule, d.Because)
 	if d.Until.IsZero() {
 		return idleWait, nil

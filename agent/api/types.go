@@ -81,7 +81,9 @@ type AppStatus struct {
 	Progress   *Progress    `json:"progress,omitempty"`
 	Units      []Unit       `json:"units,omitempty"`
 	// Why is one sentence: what happens, or why nothing does.
-	Why         string   `json:"why"`
+	Why string `json:"why"`
+	// Turn is the host's place in the rollout, while the rollout's rules have something to decide.
+	Turn        *Turn    `json:"turn,omitempty"`
 	LastOutcome *Outcome `json:"last_outcome,omitempty"`
 	// Revision grows with every change of the app's saved state; it is what expect_revision is compared with.
 	Revision int64 `json:"revision"`
@@ -98,6 +100,20 @@ type Deployment struct {
 	Reason    string    `json:"reason,omitempty"`
 	Ticket    string    `json:"ticket,omitempty"`
 	Expires   time.Time `json:"expires,omitzero"`
+}
+
+// Turn is what the rules of a rollout say of this host. Rule names the one in the way ("open" if none is), Position is the host's
+// published place in [0, 1), Wave the wave that takes it. Earliest is when the known times alone let it start and Until when
+// everything known does; zero where no end is known.
+type Turn struct {
+	Act      bool      `json:"act"`
+	Verb     string    `json:"verb"`
+	Rule     string    `json:"rule"`
+	Because  string    `json:"because"`
+	Position float64   `json:"position"`
+	Wave     string    `json:"wave,omitempty"`
+	Earliest time.Time `json:"earliest,omitzero"`
+	Until    time.Time `json:"until,omitzero"`
 }
 
 // Trial is the time between activation and commit. Unless HealthyFor reaches MinHealthy before Deadline, the release is

@@ -113,6 +113,11 @@ func (c *control) app(ctx context.Context, m *agent.Machine) api.AppStatus {
 	if d := v.Deployment; d != nil {
 		out.Deployment = deployment(d)
 	}
+	if t := v.Turn; t != nil {
+		out.Turn = &api.Turn{
+			Act: t.Act, Verb: string(t.Verb), Rule: t.Rule, Because: t.Because, Position: t.Position, Wave: t.Wave, Earliest: t.Earliest, Until: t.Until,
+		}
+	}
 	if p := v.Progress; p != nil && p.Total > 0 {
 		out.Progress = &api.Progress{Step: p.Step, Bytes: p.Done, Total: p.Total, Percent: float64(p.Done) / float64(p.Total) * 100, Rate: p.Rate}
 	}
