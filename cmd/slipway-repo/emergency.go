@@ -12,7 +12,6 @@ import (
 
 	"github.com/slipway-deploy/slipway/agent/durable"
 	"github.com/slipway-deploy/slipway/agent/release"
-	"github.com/slipway-deploy/slipway/tuf/keys"
 	"github.com/slipway-deploy/slipway/tuf/repository"
 	"github.com/spf13/cobra"
 )
@@ -346,8 +345,12 @@ func (t *tool) act(ctx context.Context, u *urgent, env release.Environment, o re
 			return nil, t.notInForce(r, c, u.m.into, err)
 		}
 	}
-	out, err := t.publishNow(ctx, r, c.ID, online)
+	to, err := t.destinations(r, nil)
 	if err != nil {
+		return nil, t.notInForce(r, c, u.m.into, err)
+	}
+	out, err := t.publishNow(ctx, r, repository.PublishOptions{Changes: []string{c.ID}, Online: online, To: to})
+	if err = t.lags(err); err != nil {
 		return nil, t.notInForce(r, c, u.m.into, err)
 	}
 	return &acted{Change: c.ID, Environment: env, Summary: c.Summary, Timestamp: out.Timestamp}, nil
@@ -367,11 +370,11 @@ func (t *tool) notInForce(r *repository.Repository, c *repository.Change, into s
 }
 
 // publishNow waits for a publisher that is at work.
-func (t *tool) publishNow(ctx context.Context, r *repository.Repository, id string, online []keys.Signer) (*repository.Published, error) {
+func (t *tool) publishNow(ctx context.Context, r *repository.Repository, o repository.PublishOptions) (*repository.Published, error) {
 	ctx, cancel := context.WithTimeout(ctx, publishWait)
 	defer cancel()
 	for {
-		out, err := r.Publish(ctx, repository.PublishOptions{Changes: []string{id}, Online: online})
+		out, err := r.Publish(ctx, o)
 		var busy *durable.LockedError
 		if !errors.As(err, &busy) {
 			return out, err

@@ -24,7 +24,7 @@ type streams struct {
 }
 
 // refusals are the kinds of errors that mean: nothing is broken, the rules say no.
-var refusals = []string{"refused", "unsigned", "stale", "conflict", "unknown-role", "not-a-signer", "locked", "unit-refused"}
+var refusals = []string{"refused", "unsigned", "stale", "conflict", "unknown-role", "not-a-signer", "locked", "unit-refused", "concurrent"}
 
 type kinder interface{ Kind() string }
 

@@ -165,8 +165,12 @@ func (t *tool) finishRotation(ctx context.Context, r *repository.Repository, w *
 	if err != nil {
 		return err
 	}
-	out, err := r.Publish(ctx, repository.PublishOptions{Changes: []string{w.Change.ID}, Online: online})
+	to, err := t.destinations(r, nil)
 	if err != nil {
+		return err
+	}
+	out, err := r.Publish(ctx, repository.PublishOptions{Changes: []string{w.Change.ID}, Online: online, To: to})
+	if err = t.lags(err); err != nil {
 		return err
 	}
 	after := repository.AfterRotation(w.Role)

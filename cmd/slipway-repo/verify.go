@@ -13,18 +13,21 @@ import (
 )
 
 func (t *tool) verifyCommand() *cobra.Command {
-	var root, metadata, targets string
+	var root, metadata, targets, from string
 	var payloads bool
 	c := &cobra.Command{
 		Use: "verify", Short: "Read the repository as a host does, from the pinned root", Args: cobra.NoArgs,
 		Long: `Runs the hosts' own client with an empty cache: every deployment in force, its release and its fallback. With --payloads it reads
 and hashes the files of every published release.`,
 		Example: `  slipway-repo verify
-  slipway-repo verify --root pinned-root.json --metadata https://deploy.example.com/metadata --payloads`,
+  slipway-repo verify --root pinned-root.json --metadata https://deploy.example.com/metadata --payloads
+  slipway-repo verify --from /srv/www/deploy`,
 	}
 	c.Flags().StringVar(&root, "root", "", "pinned root.json `file` (default: version 1 of the repository)")
 	c.Flags().StringVar(&metadata, "metadata", "", "`URL` or absolute path of a mirror's metadata (default: the repository directory)")
 	c.Flags().StringVar(&targets, "targets", "", "`URL` or absolute path of its targets (default: targets beside metadata)")
+	c.Flags().StringVar(&from, "from", "", "read this `destination` instead: a directory or s3:// reference, as for publish --to")
+	c.MarkFlagsMutuallyExclusive("from", "metadata")
 	c.Flags().BoolVar(&payloads, "payloads", false, "read every release and every file it pins")
 	c.RunE = t.do(func(ctx context.Context, _ []string) error {
 		r, err := t.open()
@@ -35,6 +38,11 @@ and hashes the files of every published release.`,
 		if root != "" {
 			if o.Root, err = os.ReadFile(root); err != nil {
 				return fmt.Errorf("cannot read pinned root: %w", err)
+			}
+		}
+		if from != "" {
+			if o.From, err = openDestination(from, "."); err != nil {
+				return err
 			}
 		}
 		if metadata != "" {

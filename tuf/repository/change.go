@@ -149,6 +149,13 @@ func (r *Repository) Abandon(ctx context.Context, id string) (*Change, error) {
 	if err != nil {
 		return nil, err
 	}
+	begun, err := r.pending()
+	if err != nil {
+		return nil, err
+	}
+	if begun != nil && slices.Contains(begun.Changes, c.ID) {
+		return nil, refuse("what is begun is finished", "cannot abandon "+c.ID+": its publish was interrupted and may have got through", "run publish again")
+	}
 	return c, discard(c.dir)
 }
 

@@ -3,7 +3,6 @@ package repository
 import (
 	"context"
 	"fmt"
-	"os"
 
 	"github.com/slipway-deploy/slipway/agent/release"
 	"github.com/slipway-deploy/slipway/tuf/keys"
@@ -47,8 +46,5 @@ func (r *Repository) Inflate(ctx context.Context, app release.App, n int, by key
 	if err := p.signOnline(ctx, online); err != nil {
 		return err
 	}
-	if err := os.WriteFile(s.path(role, 1), data, 0o644); err != nil {
-		return err
-	}
-	return p.writeTop()
+	return p.edition().commit(s.dir)
 }

@@ -61,7 +61,7 @@ func empty(t testing.TB) *fixture {
 	r, c, err := repository.Create(f.dir, repository.CreateOptions{
 		Root: f.public("alice", "bob", "carol"), RootThreshold: 2,
 		Targets: f.public("alice", "bob", "carol"), TargetsThreshold: 2, Online: f.public("online"),
-	}, repository.WithClock(func() time.Time { return f.now }))
+	}, repository.WithClock(f.clock))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,6 +70,8 @@ func empty(t testing.TB) *fixture {
 	f.publish()
 	return f
 }
+
+func (f *fixture) clock() time.Time { return f.now }
 
 func standard(t testing.TB) *fixture {
 	t.Helper()
@@ -161,9 +163,12 @@ func (f *fixture) deploy(v string, doc release.Deployment) *repository.Change {
 	return c
 }
 
-func (f *fixture) verify() *repository.Verified {
+func (f *fixture) verify() *repository.Verified { return f.verifyFrom(nil) }
+
+// verifyFrom reads a destination as a new host does, or with nil the repository directory.
+func (f *fixture) verifyFrom(d repository.Destination) *repository.Verified {
 	f.t.Helper()
-	v, err := f.r.Verify(context.Background(), repository.VerifyOptions{Payloads: true})
+	v, err := f.r.Verify(context.Background(), repository.VerifyOptions{Payloads: true, From: d})
 	f.ok(err)
 	return v
 }

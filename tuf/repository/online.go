@@ -2,12 +2,12 @@ package repository
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"time"
 
-	"github.com/slipway-deploy/slipway/agent/durable"
 	"github.com/slipway-deploy/slipway/agent/release"
 	"github.com/slipway-deploy/slipway/tuf/keys"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
@@ -16,11 +16,6 @@ import (
 // IssuedField is the signed member of timestamp that says when it was made. A client takes it for the age of everything it
 // read: the timestamp's expiry alone cannot say whether a mirror holds news back.
 const IssuedField = "issued"
-
-var (
-	fpRefreshSnapshot  = durable.NewFailpoint("repository.refresh.before-snapshot")
-	fpRefreshTimestamp = durable.NewFailpoint("repository.refresh.before-timestamp")
-)
 
 // signOnline makes the snapshot and the timestamp that the plan leads to.
 func (p *plan) signOnline(ctx context.Context, online []keys.Signer) error {
@@ -99,6 +94,8 @@ type RefreshOptions struct {
 	Online []keys.Signer
 	// Force signs again even if nothing is due.
 	Force bool
+	// To is as for a publish.
+	To []Destination
 }
 
 // Refreshed is what a refresh did, and when the next one is due.
@@ -110,17 +107,19 @@ type Refreshed struct {
 	Due       time.Time `json:"next_due"`
 	// Freshness is the strictest freshness of a deployment in force, zero if none asks for any.
 	Freshness release.Duration `json:"freshness,omitempty"`
+	Pushed    []Pushed         `json:"pushed,omitempty"`
 }
 
 // Refresh signs the snapshot again when half its life is over, and the timestamp when half its life or a third of the
-// strictest freshness in force is over. It needs only the online keys and changes nothing that hosts run.
+// strictest freshness in force is over. It needs only the online keys and changes nothing that hosts run. A destination that
+// lags behind gets what it lacks, even if nothing is due.
 func (r *Repository) Refresh(ctx context.Context, o RefreshOptions) (*Refreshed, error) {
 	lock, err := r.exclusive()
 	if err != nil {
 		return nil, err
 	}
 	defer lock.Release()
-	s, err := load(r.metadataDir())
+	s, outs, err := r.take(ctx, o.To)
 	if err != nil {
 		return nil, err
 	}
@@ -140,51 +139,53 @@ func (r *Repository) Refresh(ctx context.Context, o RefreshOptions) (*Refreshed,
 	if err != nil {
 		return nil, err
 	}
-	if err := r.resign(ctx, s, policy, o, out); err != nil {
+	e, err := r.resign(ctx, s, policy, o, out)
+	if err != nil {
+		return nil, err
+	}
+	if e == nil {
+		out.Pushed, err = r.sync(ctx, s, outs)
+	} else {
+		out.Pushed, err = r.publishTo(ctx, s, outs, e, nil)
+	}
+	var lagging *LaggingError
+	if err != nil && !errors.As(err, &lagging) {
 		return nil, err
 	}
 	out.Due = dueTimestamp(out.Issued, out.Issued.Add(policy.expiry(classTimestamp).Std()), fresh)
-	return out, nil
+	return out, err
 }
 
-func (r *Repository) resign(ctx context.Context, s *state, policy *Policy, o RefreshOptions, out *Refreshed) error {
+// resign signs what is due; nil if nothing is.
+func (r *Repository) resign(ctx context.Context, s *state, policy *Policy, o RefreshOptions, out *Refreshed) (*edition, error) {
 	now := r.utc()
 	entry := s.timestamp.Meta["snapshot.json"]
 	half := policy.expiry(classSnapshot).Std() / 2
 	snapshotDue := o.Force || now.After(s.snapshot.Expires.Add(-half))
 	if !snapshotDue && now.Before(dueTimestamp(out.Issued, s.timestamp.Expires, out.Freshness)) {
-		return nil
+		return nil, nil
 	}
+	e := &edition{}
 	if snapshotDue {
 		snap := *s.snapshot
 		snap.Version++
 		snap.Expires = r.expires(policy, classSnapshot)
 		data, err := signTop(ctx, s.root, classSnapshot, &snap, o.Online, maxSnapshot)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		if err := fpRefreshSnapshot.Hit(); err != nil {
-			return err
-		}
-		if err := durable.WriteFile(s.path(classSnapshot, snap.Version), data, 0o644); err != nil {
-			return err
-		}
+		e.add(metaName(classSnapshot, snap.Version), data)
 		entry, out.Snapshot = metaFile(snap.Version, data), snap.Version
 		out.Signed = append(out.Signed, classSnapshot)
 	}
 	data, err := r.newTimestamp(ctx, policy, s.root, s.timestamp.Version+1, entry, o.Online)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if err := fpRefreshTimestamp.Hit(); err != nil {
-		return err
-	}
-	if err := durable.WriteFile(s.path(classTimestamp, 0), data, 0o644); err != nil {
-		return err
-	}
+	e.add(metaName(classTimestamp, 0), data)
 	out.Timestamp, out.Issued = s.timestamp.Version+1, now
 	out.Signed = append(out.Signed, classTimestamp)
-	return nil
+	return e, nil
 }
 
 func dueTimestamp(issued, expires time.Time, fresh release.Duration) time.Time {

@@ -24,7 +24,10 @@ type Policy struct {
 	// RoleExpiry is the lifetime of single delegated roles, by name. It goes before the environment's and the class's.
 	RoleExpiry map[string]Period `json:"role_expiry,omitempty"`
 	// OnlineKeys are the signers of snapshot and timestamp, as key references; relative paths start at the repository.
-	OnlineKeys   []string                          `json:"online_keys,omitempty"`
+	OnlineKeys []string `json:"online_keys,omitempty"`
+	// Destinations are where hosts read from, as directories or s3:// references without credentials; relative paths start at
+	// the repository. None means from the repository directory itself. The first decides whether a publish happened.
+	Destinations []string                          `json:"destinations,omitempty"`
 	Environments map[release.Environment]*Template `json:"environments,omitempty"`
 }
 

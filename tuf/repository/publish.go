@@ -16,17 +16,12 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 )
 
-// The durable steps of a publish, in order. Until the timestamp is replaced every client sees the old state; nothing before
-// it replaces a file that anybody reads, but for a new root, which clients look for by number.
+// The durable steps of a publish around those of its edition.
 var (
-	fpFiles     = durable.NewFailpoint("repository.publish.before-target-file")
-	fpRoles     = durable.NewFailpoint("repository.publish.before-role")
-	fpSnapshot  = durable.NewFailpoint("repository.publish.before-snapshot")
-	fpRoot      = durable.NewFailpoint("repository.publish.before-root")
-	fpTimestamp = durable.NewFailpoint("repository.publish.before-timestamp")
-	fpPolicy    = durable.NewFailpoint("repository.publish.before-policy")
-	fpArchive   = durable.NewFailpoint("repository.publish.before-archive")
-	fpDone      = durable.NewFailpoint("repository.publish.after-archive")
+	fpFiles   = durable.NewFailpoint("repository.publish.before-target-file")
+	fpPolicy  = durable.NewFailpoint("repository.publish.before-policy")
+	fpArchive = durable.NewFailpoint("repository.publish.before-archive")
+	fpDone    = durable.NewFailpoint("repository.publish.after-archive")
 )
 
 // PublishOptions selects what to publish and who signs snapshot and timestamp.
@@ -35,6 +30,9 @@ type PublishOptions struct {
 	Changes []string
 	// Online are the signers of snapshot and timestamp.
 	Online []keys.Signer
+	// To are the places hosts read from, if that is not this directory itself. The first decides whether a publish happened;
+	// the others follow it.
+	To []Destination
 }
 
 // Published is what a publish did.
@@ -45,23 +43,29 @@ type Published struct {
 	Timestamp int64            `json:"timestamp"`
 	// Waiting are open changes left out because signatures are missing.
 	Waiting []string `json:"waiting,omitempty"`
+	Pushed  []Pushed `json:"pushed,omitempty"`
 }
 
 // Publish checks complete changes, puts their files and roles in place and makes them visible by replacing the timestamp. It
 // may be interrupted anywhere and run again: the repository is then as before or as after, and the second run completes it.
+// A *LaggingError comes with a result: it is published, and one destination lacks it.
 func (r *Repository) Publish(ctx context.Context, o PublishOptions) (*Published, error) {
 	lock, err := r.exclusive()
 	if err != nil {
 		return nil, err
 	}
 	defer lock.Release()
-	s, err := load(r.metadataDir())
+	s, outs, err := r.take(ctx, o.To)
 	if err != nil {
 		return nil, err
 	}
 	out := &Published{Roles: map[string]int64{}, Snapshot: s.version(classSnapshot), Timestamp: s.version(classTimestamp)}
 	ready, err := r.selectChanges(s, o.Changes, out)
-	if err != nil || len(ready) == 0 {
+	if err != nil {
+		return nil, err
+	}
+	if len(ready) == 0 {
+		out.Pushed, err = r.sync(ctx, s, outs)
 		return out, err
 	}
 	p := &plan{r: r, before: s, changes: ready, targets: map[string]*metadata.TargetsType{}, metas: map[string][]byte{}}
@@ -71,17 +75,36 @@ func (r *Repository) Publish(ctx context.Context, o PublishOptions) (*Published,
 	if err := p.verify(ctx); err != nil {
 		return nil, err
 	}
-	if err := p.write(); err != nil {
+	out.Pushed, err = p.write(ctx, outs)
+	var lagging *LaggingError
+	if err != nil && !errors.As(err, &lagging) {
 		return nil, err
 	}
-	for _, c := range ready {
+	p.describe(out)
+	return out, err
+}
+
+// take finishes what was interrupted, then looks at what is published here and at each destination. It needs the lock.
+func (r *Repository) take(ctx context.Context, to []Destination) (*state, []*outlet, error) {
+	if err := r.settle(ctx, to); err != nil {
+		return nil, nil, err
+	}
+	s, err := load(r.metadataDir())
+	if err != nil {
+		return nil, nil, err
+	}
+	outs, err := outlets(ctx, s, to)
+	return s, outs, err
+}
+
+func (p *plan) describe(out *Published) {
+	for _, c := range p.changes {
 		out.Changes = append(out.Changes, c.ID)
 		for role, base := range c.Base {
 			out.Roles[role] = base + 1
 		}
 	}
 	out.Snapshot, out.Timestamp = p.snapshotVersion, p.timestampVersion
-	return out, nil
 }
 
 // selectChanges leaves out what waits for signatures, unless it was asked for by name.
@@ -144,6 +167,8 @@ type plan struct {
 	metas map[string][]byte
 	files []newFile
 	links []string
+	// stored are the names of the change's files in targets/.
+	stored []string
 
 	policy                            *Policy
 	snapshot, timestamp               []byte
@@ -287,50 +312,41 @@ func (p *plan) assemble(role string, version int64, raw, text []byte, sigs []sig
 	return data, nil
 }
 
-// write makes the plan durable: files that nobody refers to yet first, the timestamp last, then the bookkeeping.
-func (p *plan) write() error {
-	for _, f := range p.files {
-		if err := fpFiles.Hit(); err != nil {
-			return err
-		}
-		if err := p.placeTarget(f); err != nil {
-			return err
-		}
-	}
+// edition orders what the plan makes.
+func (p *plan) edition() *edition {
+	e := &edition{Targets: p.stored}
 	for _, role := range sortedKeys(p.metas) {
-		if err := fpRoles.Hit(); err != nil {
-			return err
-		}
-		name := p.before.path(role, p.targets[role].Version)
-		if err := durable.WriteFile(name, p.metas[role], 0o644); err != nil {
-			return err
-		}
+		e.add(metaName(role, p.targets[role].Version), p.metas[role])
 	}
-	if err := p.writeTop(); err != nil {
-		return err
+	e.add(metaName(classSnapshot, p.snapshotVersion), p.snapshot)
+	if p.rootRaw != nil && p.before.version(classRoot) < p.root.Version {
+		e.add(metaName(classRoot, p.root.Version), p.rootRaw)
 	}
-	return p.finish()
+	e.add(metaName(classTimestamp, 0), p.timestamp)
+	return e
 }
 
-func (p *plan) writeTop() error {
-	if err := fpSnapshot.Hit(); err != nil {
-		return err
-	}
-	if err := durable.WriteFile(p.before.path(classSnapshot, p.snapshotVersion), p.snapshot, 0o644); err != nil {
-		return err
-	}
-	if err := fpRoot.Hit(); err != nil {
-		return err
-	}
-	if p.rootRaw != nil && p.before.version(classRoot) < p.root.Version {
-		if err := durable.WriteFile(p.before.path(classRoot, p.root.Version), p.rootRaw, 0o644); err != nil {
-			return err
+// write makes the plan durable: files that nobody refers to yet first, then the edition, then the bookkeeping. A destination
+// that lags keeps no other back.
+func (p *plan) write(ctx context.Context, outs []*outlet) ([]Pushed, error) {
+	for _, f := range p.files {
+		if err := fpFiles.Hit(); err != nil {
+			return nil, err
+		}
+		if err := p.placeTarget(f); err != nil {
+			return nil, err
 		}
 	}
-	if err := fpTimestamp.Hit(); err != nil {
-		return err
+	var ids []string
+	for _, c := range p.changes {
+		ids = append(ids, c.ID)
 	}
-	return durable.WriteFile(p.before.path(classTimestamp, 0), p.timestamp, 0o644)
+	pushed, err := p.r.publishTo(ctx, p.before, outs, p.edition(), ids)
+	var lagging *LaggingError
+	if err != nil && !errors.As(err, &lagging) {
+		return nil, err
+	}
+	return pushed, errors.Join(err, p.finish())
 }
 
 // finish does what a second run repeats harmlessly.

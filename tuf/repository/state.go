@@ -57,6 +57,18 @@ func load(dir string) (*state, error) {
 
 func (s *state) published() bool { return s.timestamp != nil }
 
+// timestampBytes are exactly what is published, nil before the first publish.
+func (s *state) timestampBytes() ([]byte, error) {
+	data, err := os.ReadFile(s.path(classTimestamp, 0))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot read metadata: %w", err)
+	}
+	return data, nil
+}
+
 func (s *state) path(role string, version int64) string {
 	return filepath.Join(s.dir, metaName(role, version))
 }

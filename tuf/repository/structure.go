@@ -207,7 +207,9 @@ func (p *plan) collectDocument(c *Change, role string, f release.File) error {
 
 // collect finds f in the change or, after an interrupted publish, in targets/, and hashes it.
 func (p *plan) collect(c *Change, f release.File) (string, error) {
-	stored := filepath.Join(p.r.targetsDir(), filepath.FromSlash(storedName(f.Path, f.SHA256)))
+	name := storedName(f.Path, f.SHA256)
+	p.stored = append(p.stored, name)
+	stored := filepath.Join(p.r.targetsDir(), filepath.FromSlash(name))
 	from := c.filePath(f.Path)
 	if err := matches(from, f); err != nil {
 		if !absent(err) {

@@ -104,38 +104,13 @@ func (p *plan) accepts(ctx context.Context, c *client.Client, lookups bool) erro
 
 // view lays the metadata out as it will be, and returns every root in order.
 func (p *plan) view(dir string) ([][]byte, error) {
-	if err := os.Mkdir(dir, 0o700); err != nil {
+	if err := p.edition().view(p.before, dir); err != nil {
 		return nil, err
-	}
-	files := map[string][]byte{
-		metaName(classTimestamp, 0):                p.timestamp,
-		metaName(classSnapshot, p.snapshotVersion): p.snapshot,
-	}
-	for role, data := range p.metas {
-		files[metaName(role, p.targets[role].Version)] = data
-	}
-	for name, data := range files {
-		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
-			return nil, err
-		}
-	}
-	for _, role := range p.before.roles() {
-		if p.targets[role] == nil {
-			if err := p.link(dir, role, p.before.version(role)); err != nil {
-				return nil, err
-			}
-		}
 	}
 	var roots [][]byte
 	for v := int64(1); v <= p.root.Version; v++ {
-		data := p.rootRaw
-		if v < p.root.Version || data == nil {
-			var err error
-			if data, err = os.ReadFile(p.before.path(classRoot, v)); err != nil {
-				return nil, err
-			}
-		}
-		if err := os.WriteFile(filepath.Join(dir, metaName(classRoot, v)), data, 0o600); err != nil {
+		data, err := os.ReadFile(filepath.Join(dir, metaName(classRoot, v)))
+		if err != nil {
 			return nil, err
 		}
 		roots = append(roots, data)
@@ -162,14 +137,6 @@ func (r *Repository) scratch() (string, error) {
 	return dir, nil
 }
 
-func (p *plan) link(dir, role string, version int64) error {
-	from, to := p.before.path(role, version), filepath.Join(dir, metaName(role, version))
-	if os.Link(from, to) == nil {
-		return nil
-	}
-	return copyFile(from, to)
-}
-
 func (r *Repository) mirror(metadataDir string) client.Mirror {
 	meta, err := filepath.Abs(metadataDir)
 	if err != nil {
@@ -192,6 +159,8 @@ type VerifyOptions struct {
 	Root []byte
 	// Mirror is where to look; zero means the repository's own directory.
 	Mirror client.Mirror
+	// From is a destination to look at instead, through its own interface.
+	From Destination
 	// Payloads reads every archive too, not only the documents.
 	Payloads bool
 }
@@ -217,6 +186,14 @@ func (r *Repository) Verify(ctx context.Context, o VerifyOptions) (*Verified, er
 		if o.Root, err = r.PinnedRoot(1); err != nil {
 			return nil, err
 		}
+	}
+	if o.From != nil {
+		s, err := serve(o.From)
+		if err != nil {
+			return nil, err
+		}
+		defer s.close()
+		o.Mirror = s.mirror()
 	}
 	if o.Mirror == (client.Mirror{}) {
 		o.Mirror = r.mirror(r.metadataDir())
