@@ -161,6 +161,9 @@ func (l *Lab) Scratch() (string, error) {
 // Run is the name that everything this lab makes on the machine carries.
 func (l *Lab) Run() string { return l.run }
 
+// Namespace is the lab's own network namespace, for processes of the machine that shall be on the hosts' network.
+func (l *Lab) Namespace() string { return l.ns }
+
 // Close kills the hosts and removes every process, mount, namespace and file of the run. A second
 // call does nothing.
 func (l *Lab) Close() error {

@@ -9,6 +9,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -17,6 +19,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
 )
 
 // made lists the temporary directories of this process. Tests end before Clean reads it.
@@ -103,6 +106,7 @@ type Cluster struct {
 	Endpoints []string
 
 	t       testing.TB
+	place   Place
 	scheme  string
 	binary  string
 	extra   []string
@@ -113,11 +117,40 @@ type Cluster struct {
 	output  []*bytes.Buffer
 }
 
+// Place is where members listen. The zero value is the loopback, on ports that are free now.
+type Place struct {
+	// Address is an IP address, FirstPort the first of two ports for each member.
+	Address   string
+	FirstPort int
+	// Enter is put before a member's command line, such as "ip", "netns", "exec", "NAME".
+	Enter []string
+	// Dial connects to an address there; nil is the usual way.
+	Dial func(ctx context.Context, address string) (net.Conn, error)
+}
+
+// addresses are n of them, host:port.
+func (p Place) addresses(t testing.TB, n int) (all []string) {
+	t.Helper()
+	if p.Address == "" {
+		return freePorts(t, n)
+	}
+	for i := range n {
+		all = append(all, net.JoinHostPort(p.Address, strconv.Itoa(p.FirstPort+i)))
+	}
+	return all
+}
+
 // Start runs n members of a new cluster and waits until it answers. Extra arguments are for every member; with TLS files for clients
 // among them, the test makes its own client and Start does not wait.
 func Start(t testing.TB, binary string, n int, extra ...string) *Cluster {
 	t.Helper()
-	c := prepare(t, binary, n, extra)
+	return StartAt(t, Place{}, binary, n, extra...)
+}
+
+// StartAt is Start at a place.
+func StartAt(t testing.TB, p Place, binary string, n int, extra ...string) *Cluster {
+	t.Helper()
+	c := prepare(t, p, binary, n, extra)
 	for i := range n {
 		c.Start(i)
 	}
@@ -131,7 +164,7 @@ func Start(t testing.TB, binary string, n int, extra ...string) *Cluster {
 // the whole cluster as for etcd's --initial-cluster.
 func Restored(t testing.TB, binary string, n int, restore func(dir, name, peer string, cluster []string)) *Cluster {
 	t.Helper()
-	c := prepare(t, binary, n, nil)
+	c := prepare(t, Place{}, binary, n, nil)
 	all := strings.Split(c.initial, ",")
 	for i := range n {
 		restore(c.dirs[i], name(i), c.peers[i], all)
@@ -143,15 +176,15 @@ func Restored(t testing.TB, binary string, n int, restore func(dir, name, peer s
 	return c
 }
 
-func prepare(t testing.TB, binary string, n int, extra []string) *Cluster {
+func prepare(t testing.TB, p Place, binary string, n int, extra []string) *Cluster {
 	t.Helper()
-	c := &Cluster{t: t, scheme: "http", binary: binary, extra: extra, members: make([]*exec.Cmd, n), output: make([]*bytes.Buffer, n)}
+	c := &Cluster{t: t, place: p, scheme: "http", binary: binary, extra: extra, members: make([]*exec.Cmd, n), output: make([]*bytes.Buffer, n)}
 	for _, arg := range extra {
 		if strings.HasPrefix(arg, "--cert-file") {
 			c.scheme = "https"
 		}
 	}
-	dir, ports := t.TempDir(), freePorts(t, 2*n)
+	dir, ports := t.TempDir(), p.addresses(t, 2*n)
 	var all []string
 	for i := range n {
 		c.Endpoints = append(c.Endpoints, ports[2*i])
@@ -203,7 +236,8 @@ func (c *Cluster) Start(i int) {
 		"--name", name(i), "--data-dir", c.dirs[i], "--listen-client-urls", url, "--advertise-client-urls", url,
 		"--listen-peer-urls", c.peers[i], "--initial-advertise-peer-urls", c.peers[i], "--initial-cluster", c.initial,
 	}, c.extra...)
-	cmd := exec.Command(c.binary, args...)
+	words := slices.Concat(c.place.Enter, []string{c.binary}, args)
+	cmd := exec.Command(words[0], words[1:]...)
 	c.output[i] = &bytes.Buffer{}
 	cmd.Stdout, cmd.Stderr = c.output[i], c.output[i]
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -228,7 +262,11 @@ func (c *Cluster) Pid(i int) int { return c.members[i].Process.Pid }
 // wait asks until the cluster answers a linearizable read.
 func (c *Cluster) wait() {
 	c.t.Helper()
-	client, err := clientv3.New(clientv3.Config{Endpoints: c.Endpoints, Logger: zap.NewNop()})
+	cfg := clientv3.Config{Endpoints: c.Endpoints, Logger: zap.NewNop()}
+	if c.place.Dial != nil {
+		cfg.DialOptions = []grpc.DialOption{grpc.WithContextDialer(c.place.Dial)}
+	}
+	client, err := clientv3.New(cfg)
 	if err != nil {
 		c.t.Fatal(err)
 	}
