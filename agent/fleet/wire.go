@@ -92,6 +92,7 @@ const (
 	RuleHeld     = "held"      // the host still holds a slot of another rollout
 	RuleReverted = "reverting" // the rollout is being taken back: nothing goes forward
 	RuleBusy     = "busy"      // the store did not answer in time: ask again
+	RuleSigned   = "signed"    // the signed plan itself lets nobody start now: calendar, freshness, expiry
 	RuleRestored = "restored"  // the store came back from an old copy; an operator has to reconcile first
 )
 
@@ -122,6 +123,8 @@ const (
 	FailedBefore Result = "failed-before"
 	Stuck        Result = "stuck"
 	Skipped      Result = "skipped"
+	// Lost is the hub's own word for a host that was silent past its deadline. No host reports it.
+	Lost Result = "lost"
 )
 
 // Finish ends a grant. It is repeated until answered; a second one for the same fence changes nothing.

@@ -30,6 +30,7 @@ var allowed = map[string]string{
 	"agent/hub/etcd":                 "agent/hub",
 	"agent/hub/etcd/etcdtest":        "",
 	"agent/hub/etcd/etcdtest/member": "",
+	"agent/hub/storetest":            "agent/hub",
 	"agent/hub/roster":               "agent/fleet agent/hub agent/hub/ca agent/release",
 	"agent/hub/serve":                "agent/fleet agent/hub agent/hub/roster agent/release",
 	"agent/release":                  "",

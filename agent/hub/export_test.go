@@ -1,0 +1,45 @@
+package hub
+
+// Core is the engine without goroutines, for the simulator.
+type Core = core
+
+// NewCore makes one. Broken names the rules that it leaves out.
+func NewCore(cfg Config, broken ...string) *Core {
+	c := newCore(cfg)
+	c.broken = map[string]bool{}
+	for _, b := range broken {
+		c.broken[b] = true
+	}
+	return c
+}
+
+// Restarted forgets what only memory holds.
+func (c *core) Highest() int64 { return c.seen() }
+
+// The records of the store, for those who check invariants.
+type (
+	RolloutRecord = rolloutRecord
+	HoldRecord    = holdRecord
+	HostRecord    = hostRecord
+	SlotRecord    = slotRecord
+	TallyRecord   = tallyRecord
+)
+
+// ParseKey takes a key apart.
+func ParseKey(fleet, key string) (kind string, g Group, rest []string, ok bool) {
+	return newKeys(fleet).parse(key)
+}
+
+// Prefix is where a fleet's keys begin.
+func Prefix(fleet string) string { return newKeys(fleet).prefix }
+
+// Fence is what a hold is called.
+func Fence(h *HoldRecord, it Item) int64 {
+	return fenceOf(row[holdRecord]{val: h, created: it.Created})
+}
+
+// LimitOf is a cell's limit by a rollout's record.
+func LimitOf(r *RolloutRecord, cell string) int { return r.Limits.of(cell) }
+
+// PlusCounts adds.
+var PlusCounts = plus

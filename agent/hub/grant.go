@@ -1,0 +1,208 @@
+package hub
+
+import (
+	"slices"
+
+	"github.com/slipway-deploy/slipway/agent/fleet"
+)
+
+// grant gives the host a slot if everything allows it: true once that is in the transaction. Otherwise the answer says what
+// is in the way, unless the draft asks to read something first.
+func (d *draft) grant(j *job) (fleet.TurnAnswer, bool) {
+	host, t := j.Caller.Host, j.Turn
+	hold := d.g.holds[host]
+	if hold.exists() {
+		return d.again(j, hold)
+	}
+	if rule, reason := d.mayGo(host, t); rule != "" {
+		return wait(rule, reason), false
+	}
+	if t.Want == fleet.Nowhere {
+		return wait("", ""), false
+	}
+	labels := d.s.labels(host, t.Labels)
+	cells := d.roll.Limits.cells(labels, t.Want)
+	slots, full := d.free(cells)
+	if full != "" {
+		return wait(fleet.RuleBudget, full), false
+	}
+	if !d.room(3+len(slots), 2+len(slots)) {
+		return fleet.TurnAnswer{}, true
+	}
+	d.occupy(host, slots)
+	d.hold(j, hold, &holdRecord{Slots: slots}, 0)
+	return fleet.TurnAnswer{}, true
+}
+
+// mayGo asks the state of the group, the signed plan and the waves about a host that wants to go. A host that wants nothing
+// is only told what stops the group.
+func (d *draft) mayGo(host string, t *fleet.Turn) (rule, reason string) {
+	if rule, reason = d.objection(t); rule != "" {
+		return rule, reason
+	}
+	reverting := d.state() == fleet.StateReverting
+	switch {
+	case t.Want == fleet.Nowhere:
+		return "", ""
+	case t.Want == fleet.Back && !reverting:
+		return fleet.RuleSigned, "the rollout is not being taken back"
+	case t.Want == fleet.Back:
+		return d.mayGoBack(host, t)
+	case reverting:
+		return fleet.RuleReverted, because("the rollout is being taken back", d.roll.Stop)
+	}
+	decision := d.s.decide(host, t.Labels, t.Runs, d.now)
+	if !decision.Act {
+		return ruleOf(decision, d.s.Deployment.State), decision.Because
+	}
+	wave := d.s.wave(host, t.Labels)
+	if open := d.s.waveIndex(d.roll.Wave); wave > open {
+		return fleet.RuleWave, sentence("wave %s is not open yet, only those up to %s", d.s.waveName(wave), d.s.waveName(open))
+	}
+	return "", ""
+}
+
+func (d *draft) mayGoBack(host string, t *fleet.Turn) (rule, reason string) {
+	switch {
+	case t.Runs == nil || t.Runs.Digest != d.roll.Digest:
+		return fleet.RuleSigned, "this host does not run the release that is taken back"
+	case d.s.fallback(d.now) == nil:
+		return fleet.RuleHalted, "the signed fallback may not be used: there is none, or it is revoked"
+	case d.s.hosts != nil && !contains(d.s.hosts, host):
+		return fleet.RuleUnknown, "this host is not in the pinned inventory"
+	}
+	return "", ""
+}
+
+func contains[V any](m map[string]V, k string) bool { _, ok := m[k]; return ok }
+
+// again answers a host that holds a slot already: the same grant for the same question, its own slots again for a host that
+// has been unavailable under them, and otherwise the grant to end first.
+func (d *draft) again(j *job, hold row[holdRecord]) (fleet.TurnAnswer, bool) {
+	t, h := j.Turn, hold.val
+	if h == nil {
+		return wait(fleet.RuleBusy, "the record of this host's slot cannot be read"), false
+	}
+	fence := fenceOf(hold)
+	same := h.Rollout == t.Rollout && h.Direction == t.Want
+	switch {
+	case t.Want == fleet.Nowhere && t.Fence == fence:
+		rule, reason := d.objection(t)
+		return wait(rule, reason), false
+	case same && h.State == holdHeld:
+		return fleet.TurnAnswer{Answer: fleet.Granted, Fence: fence, Deadline: h.Deadline}, false
+	case t.Want == fleet.Nowhere, !same && h.State != holdUnhealthy:
+		a := wait(fleet.RuleHeld, "this host still holds slot "+sentence("%d", fence)+" of rollout "+h.Rollout)
+		a.Fence, a.Rollout = fence, h.Rollout
+		return a, false
+	}
+	if rule, reason := d.mayGo(j.Caller.Host, t); rule != "" {
+		return wait(rule, reason), false
+	}
+	if !d.room(4, 2) {
+		return fleet.TurnAnswer{}, true
+	}
+	if h.State == holdLost {
+		fence = h.Fence // the same grant goes on
+	} else {
+		fence++ // a new one over the same slots: no revision in between was this host's
+	}
+	d.hold(j, hold, &holdRecord{Slots: h.Slots}, fence)
+	return fleet.TurnAnswer{}, true
+}
+
+// hold writes the host's grant and answers it once it is committed.
+func (d *draft) hold(j *job, old row[holdRecord], h *holdRecord, fence int64) {
+	host, t := j.Caller.Host, j.Turn
+	h.Install, h.Rollout, h.Direction, h.Boot = t.Install, t.Rollout, t.Want, t.Boot
+	h.Wave, h.State, h.Since, h.Fence = d.s.waveName(d.s.wave(host, t.Labels)), holdHeld, d.now, fence
+	h.Deadline = d.now.Add(deadline(d.s.Deployment))
+	if !d.c.broken["halt"] {
+		d.need(d.c.keys.halt(), d.c.cache.halt.mod)
+	}
+	if !d.c.broken["rollout"] {
+		d.need(d.c.keys.rollout(d.g.name), d.g.rollout.mod)
+	}
+	key := d.c.keys.hold(d.g.name, host)
+	d.need(key, old.mod)
+	d.put(key, h)
+	rec := d.g.hosts[host]
+	next := rec.val.clone()
+	if next.hear(t, d.now); rec.val == nil || d.worth(host, rec.val, next) {
+		d.writeHost(host, rec, next)
+	} else {
+		d.need(d.c.keys.host(d.g.name, host), rec.mod)
+	}
+	d.hosts[host] = true
+	d.grants++
+	d.ownTally().Grants++
+	answer := fleet.TurnAnswer{Answer: fleet.Granted, Fence: fence, Deadline: h.Deadline}
+	d.staged = append(d.staged, func(revision int64) {
+		if answer.Fence == 0 && old.exists() {
+			answer.Fence = old.created
+		} else if answer.Fence == 0 {
+			answer.Fence = revision
+		}
+		j.end(Answer{Turn: d.finished(answer, t)})
+	})
+}
+
+// free finds a slot in every cell, or says which cell is full.
+func (d *draft) free(cells []string) (slots []slotName, full string) {
+	for _, cell := range cells {
+		limit := d.roll.Limits.of(cell)
+		if _, counted := d.used[cell]; !counted {
+			d.used[cell] = d.g.occupied(cell)
+		}
+		if limit != unlimited && d.used[cell] >= limit {
+			return nil, sentence("%d of %d slots of %s are in use", d.used[cell], limit, cell)
+		}
+		n := d.pick(cell, limit)
+		if n < 0 {
+			return nil, sentence("all slots of %s are in use", cell)
+		}
+		slots = append(slots, slotName{cell, n})
+	}
+	return slots, ""
+}
+
+// pick finds a free number below the limit. Hubs begin at numbers of their own, so that they seldom want the same one; only
+// a hub whose own are taken goes on to those of others.
+func (d *draft) pick(cell string, limit int) int {
+	index, hubs := d.c.place()
+	for offset := range hubs {
+		for n := (index + offset) % hubs; n < limit; n += hubs {
+			if !d.g.slots[cell][n].exists() && !d.taken[cell][n] {
+				return n
+			}
+		}
+	}
+	return -1
+}
+
+// place is this hub's place among those that are there.
+func (c *core) place() (index, hubs int) {
+	var ids []string
+	for id, r := range c.cache.hubs {
+		if r.exists() && id != c.ID {
+			ids = append(ids, id)
+		}
+	}
+	ids = append(ids, c.ID)
+	slices.Sort(ids)
+	return slices.Index(ids, c.ID), len(ids)
+}
+
+// occupy takes slots for a host.
+func (d *draft) occupy(host string, slots []slotName) {
+	for _, s := range slots {
+		if d.taken[s.Cell] == nil {
+			d.taken[s.Cell] = map[int]bool{}
+		}
+		d.taken[s.Cell][s.N] = true
+		d.used[s.Cell]++
+		key := d.c.keys.slot(d.g.name, s.Cell, s.N)
+		d.need(key, 0)
+		d.put(key, slotRecord{Host: host})
+	}
+}
