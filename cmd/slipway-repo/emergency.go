@@ -28,7 +28,7 @@ type urgent struct {
 
 func (u *urgent) flags(c *cobra.Command) {
 	u.m.flags(c)
-	c.Flags().StringArrayVar(&u.online, "online-key", nil, "private key `file` for snapshot and timestamp (default: policy.json)")
+	c.Flags().StringArrayVar(&u.online, "online-key", nil, "key `file`, or exec:PROGRAM, for snapshot and timestamp (default: policy.json)")
 	c.Flags().StringVar(&u.reason, "reason", "", "`why`, shown on every host")
 	_ = c.MarkFlagRequired("reason")
 }
@@ -343,11 +343,11 @@ func (t *tool) act(ctx context.Context, u *urgent, env release.Environment, o re
 	if len(refs) == 0 {
 		return nil, usage("name the emergency key: --sign FILE, or SLIPWAY_EMERGENCY_KEY")
 	}
-	signers, err := t.signers(refs)
+	signers, err := t.signers(ctx, refs)
 	if err != nil {
 		return nil, err
 	}
-	online, err := t.online(r, u.online)
+	online, err := t.online(ctx, r, u.online)
 	if err != nil {
 		return nil, err
 	}
