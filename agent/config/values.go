@@ -20,7 +20,10 @@ var (
 	labelKey = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?$`)
 	envName  = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 	credName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$`)
-	account  = regexp.MustCompile(`^([a-z_][a-z0-9_.-]{0,30}\$?|[0-9]{1,10})$`)
+	// The names in the certificates of a fleet, as agent/fleet judges them, and what a hub is reached by.
+	operatorName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.@-]*$`)
+	hubName      = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$`)
+	account      = regexp.MustCompile(`^([a-z_][a-z0-9_.-]{0,30}\$?|[0-9]{1,10})$`)
 )
 
 // reservedEnv is what systemd itself tells a service; an app's own value would cut it off from its supervisor or its credentials.

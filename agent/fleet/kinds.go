@@ -4,7 +4,8 @@ package fleet
 const (
 	KindBadRequest  = "bad-request" // the request itself is wrong; repeating it cannot help
 	KindForbidden   = "forbidden"   // no certificate, or one that may not do this
-	KindNotFound    = "not-found"   // no such route, rollout, host or token
+	KindNotFound    = "not-found"   // no such route or token
+	KindUnknown     = "unknown"     // no such rollout, wave or host in this fleet
 	KindStale       = "stale"       // the rollout moved since the operator looked; nothing was done
 	KindRefused     = "refused"     // a rule forbids it now
 	KindBusy        = "busy"        // too much at once: ask again after what Retry-After says

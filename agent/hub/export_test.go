@@ -30,9 +30,6 @@ func ParseKey(fleet, key string) (kind string, g Group, rest []string, ok bool) 
 	return newKeys(fleet).parse(key)
 }
 
-// Prefix is where a fleet's keys begin.
-func Prefix(fleet string) string { return newKeys(fleet).prefix }
-
 // Fence is what a hold is called.
 func Fence(h *HoldRecord, it Item) int64 {
 	return fenceOf(row[holdRecord]{val: h, created: it.Created})

@@ -22,6 +22,9 @@ type keys struct{ prefix string }
 
 func newKeys(fleet string) keys { return keys{"/slipway/v1/" + url.PathEscape(fleet) + "/"} }
 
+// Prefix is where a fleet's keys begin in a store. Others who keep something there must stay clear of the engine's kinds.
+func Prefix(fleet string) string { return newKeys(fleet).prefix }
+
 func (k keys) halt() string                  { return k.prefix + "halt" }
 func (k keys) sweeper() string               { return k.prefix + "sweeper" }
 func (k keys) hub(id string) string          { return k.prefix + "hub/" + url.PathEscape(id) }

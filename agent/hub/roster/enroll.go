@@ -1,6 +1,7 @@
 package roster
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/x509"
@@ -36,8 +37,7 @@ func (r *Roster) CreateToken(ctx context.Context, by string, ask Ask) (Minted, e
 	}
 	r.sweep(ctx)
 	now := r.cfg.Now().UTC().Truncate(time.Second)
-	_, rootDigest := r.cfg.Authority.Root()
-	t := fleet.NewToken(rootDigest, release.Sum(r.cfg.Root))
+	t := fleet.NewToken(r.cfg.Pin, release.Sum(r.cfg.Root))
 	key := r.tokenKey(t.Hash())
 	stored := token{Environment: ask.Environment, Host: ask.Host, Labels: ask.Labels, Replace: ask.Replace, By: by, Created: now, Expires: now.Add(ttl)}
 	if _, err := r.cfg.Store.Commit(ctx, hub.Txn{If: []hub.Cond{{Key: key}}, Then: []hub.Op{put(key, stored)}}); err != nil {
@@ -127,10 +127,8 @@ func (r *Roster) enroll(ctx context.Context, hash release.Digest, key crypto.Pub
 	}
 	id := fleet.Identity{Fleet: r.cfg.Fleet, Environment: t.Environment, Host: t.Host}
 	r.cfg.Log.Info("a host was enrolled", "host", id.String(), "install", install, "from", from, "token_by", t.By, "until", c.NotAfter, "replaced", replaced)
-	if replaced && r.cfg.Replaced != nil {
-		if err := r.cfg.Replaced(ctx, t.Environment, t.Host, t.By); err != nil {
-			r.cfg.Log.Warn("what the replaced machine held is not let go yet: slipway fleet forget does it", "host", id.String(), "error", err)
-		}
+	if replaced {
+		r.letGo(ctx, id, t.By)
 	}
 	return fleet.EnrollAnswer{Fleet: r.cfg.Fleet, Environment: t.Environment, Host: t.Host, Labels: t.Labels,
 		Issued: r.issued(c), Root: r.cfg.Root, Mirrors: r.cfg.Mirrors}, nil
@@ -160,6 +158,9 @@ func (r *Roster) admission(ctx context.Context, hash release.Digest, key crypto.
 	}
 	replaced = mod != 0 && e.Install != install
 	next := Entry{Install: install, Labels: t.Labels, Enrolled: now.UTC().Truncate(time.Second), By: t.By, Since: c.NotBefore, Last: c.NotBefore, Until: c.NotAfter}
+	if replaced {
+		next.Replaces = cmp.Or(e.Install, "unknown")
+	}
 	t.Used = &use{At: now.UTC(), Key: print, Install: install}
 	txn = hub.Txn{
 		If:   []hub.Cond{{Key: items[0].Key, Mod: items[0].Mod}, {Key: r.key(id), Mod: mod}},

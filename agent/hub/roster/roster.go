@@ -29,6 +29,8 @@ type Config struct {
 	Authority *ca.Authority
 	// Roots are the certificates that hosts are told to know hubs by.
 	Roots []*x509.Certificate
+	// Pin is the SHA-256 of the one that the hubs' certificates lead to: tokens carry it.
+	Pin release.Digest
 	// Root is the pinned root.json of the repository, Mirrors its base URLs as hosts reach it.
 	Root    []byte
 	Mirrors []string
@@ -36,8 +38,10 @@ type Config struct {
 	Validity time.Duration
 	Now      func() time.Time
 	Log      hclog.Logger
-	// Replaced is called after a machine took the place of another one, so that what the old one held can be let go.
-	Replaced func(ctx context.Context, env release.Environment, host, by string) error
+	// Replaced is called after a machine took the place of another one, so that what the old one held is let go, and again every
+	// RetryEvery (zero is half a minute) until it returns no error: the old machine may be in the middle of an update.
+	Replaced   func(ctx context.Context, env release.Environment, host, by string) error
+	RetryEvery time.Duration
 }
 
 // Roster is safe for concurrent use. Admit answers from memory, which Run keeps in step with the store.
@@ -58,7 +62,7 @@ func New(cfg Config) *Roster {
 	if cfg.Log == nil {
 		cfg.Log = hclog.NewNullLogger()
 	}
-	cfg.Validity = cmp.Or(cfg.Validity, ca.HostValidity)
+	cfg.Validity, cfg.RetryEvery = cmp.Or(cfg.Validity, ca.HostValidity), cmp.Or(cfg.RetryEvery, 30*time.Second)
 	return &Roster{cfg: cfg, prefix: cfg.Prefix + "roster/", known: map[string]Entry{}}
 }
 
@@ -88,6 +92,9 @@ func (r *Roster) identity(key string) (fleet.Identity, bool) {
 
 // Run follows the store until ctx ends. Until it has read everything once, Admit lets nobody in.
 func (r *Roster) Run(ctx context.Context) error {
+	var retries sync.WaitGroup
+	defer retries.Wait()
+	retries.Go(func() { r.letGoAll(ctx) })
 	pause := time.Second
 	for {
 		err := r.follow(ctx)
@@ -102,6 +109,48 @@ func (r *Roster) Run(ctx context.Context) error {
 			return nil
 		case <-time.After(pause):
 		}
+	}
+}
+
+// letGoAll tries again what could not be let go when a machine was replaced.
+func (r *Roster) letGoAll(ctx context.Context) {
+	tick := time.NewTicker(r.cfg.RetryEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		for id, e := range r.replacing() {
+			r.letGo(ctx, id, e.By)
+		}
+	}
+}
+
+func (r *Roster) replacing() map[fleet.Identity]Entry {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	out := map[fleet.Identity]Entry{}
+	for key, e := range r.known {
+		if id, ok := r.identity(key); ok && e.Replaces != "" {
+			out[id] = e
+		}
+	}
+	return out
+}
+
+// letGo is safe to be done by several hubs at once, and twice.
+func (r *Roster) letGo(ctx context.Context, id fleet.Identity, by string) {
+	if r.cfg.Replaced == nil {
+		return
+	}
+	err := r.cfg.Replaced(ctx, id.Environment, id.Host, by)
+	if err == nil {
+		err = r.change(ctx, id, func(e *Entry) error { e.Replaces = ""; return nil })
+	}
+	if err != nil {
+		r.cfg.Log.Warn("what the replaced machine held is not let go yet; the new one waits until then", "host", id.String(), "error", err)
 	}
 }
 

@@ -63,9 +63,11 @@ type Entry struct {
 	// Since is the beginning of the first certificate that counts; what began earlier was replaced.
 	Since time.Time `json:"since,omitzero"`
 	// Last is the beginning of the newest certificate, so that a replacement can begin after it.
-	Last    time.Time   `json:"last,omitzero"`
-	Until   time.Time   `json:"until,omitzero"` // the end of the newest certificate
-	Revoked *fleet.Stop `json:"revoked,omitempty"`
+	Last  time.Time `json:"last,omitzero"`
+	Until time.Time `json:"until,omitzero"` // the end of the newest certificate
+	// Replaces is the install id of the machine whose place this one took, until what that one held is let go.
+	Replaces string      `json:"replaces,omitempty"`
+	Revoked  *fleet.Stop `json:"revoked,omitempty"`
 }
 
 // Revocation names whose certificates end. Exactly one of host and operator is meant.

@@ -41,6 +41,7 @@ var statuses = map[string]int{
 	fleet.KindRevoked:     http.StatusForbidden,
 	fleet.KindToken:       http.StatusForbidden,
 	fleet.KindNotFound:    http.StatusNotFound,
+	fleet.KindUnknown:     http.StatusNotFound,
 	fleet.KindStale:       http.StatusConflict,
 	fleet.KindEnrolled:    http.StatusConflict,
 	fleet.KindBusy:        http.StatusTooManyRequests,

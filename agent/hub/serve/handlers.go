@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -225,4 +226,25 @@ func done(words string, err error) (any, error) {
 		return nil, err
 	}
 	return Done{Done: words}, nil
+}
+
+// handleSnapshot may take longer than any other answer.
+func handleSnapshot(c *call) (any, error) {
+	if c.cfg.Snapshot == nil {
+		return nil, &fleet.Error{Kind: fleet.KindNotFound, Message: "this hub takes no snapshots"}
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.r.Context()), snapshotTimeout)
+	defer cancel()
+	_ = http.NewResponseController(c.w).SetWriteDeadline(time.Now().Add(snapshotTimeout))
+	data, size, err := c.cfg.Snapshot(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer data.Close()
+	c.w.Header().Set("Content-Type", "application/octet-stream")
+	c.w.Header().Set("Content-Length", strconv.FormatInt(size, 10))
+	if _, err := io.Copy(c.w, data); err != nil {
+		c.cfg.Log.Warn("a snapshot was not delivered whole", "error", err)
+	}
+	return nil, nil
 }

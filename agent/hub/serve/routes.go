@@ -9,11 +9,12 @@ import (
 // The routes that are not part of agent/fleet: health for load balancers, metrics for Prometheus, and what only the hub's own
 // machine may ask for.
 const (
-	PathHealth  = "/v1/health"
-	PathMetrics = "/metrics"
-	PathTokens  = "/v1/local/tokens"
-	PathMembers = "/v1/local/members"
-	PathRevoke  = "/v1/local/revoke"
+	PathHealth   = "/v1/health"
+	PathMetrics  = "/metrics"
+	PathTokens   = "/v1/local/tokens"
+	PathMembers  = "/v1/local/members"
+	PathRevoke   = "/v1/local/revoke"
+	PathSnapshot = "/v1/local/snapshot"
 )
 
 // route is one line of the table. audit is the type of the log line that says who asked and how it ended; every route that an
@@ -56,4 +57,5 @@ var routes = []route{
 	{http.MethodDelete, PathTokens, local, "token-drop", handleDropToken},
 	{http.MethodGet, PathMembers, local, "", handleMembers},
 	{http.MethodPost, PathRevoke, local, "revoke", handleRevoke},
+	{http.MethodGet, PathSnapshot, local, "snapshot", handleSnapshot},
 }

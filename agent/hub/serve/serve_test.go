@@ -83,6 +83,7 @@ func TestEveryRouteIsForWhomTheTableSaysAndNobodyElse(t *testing.T) {
 		{"DELETE", serve.PathTokens, `{}`, nil},
 		{"GET", serve.PathMembers, nil, nil},
 		{"POST", serve.PathRevoke, `{}`, nil},
+		{"GET", serve.PathSnapshot, nil, nil},
 	} {
 		for name, p := range w.callers() {
 			want := fleet.KindForbidden

@@ -10,6 +10,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"sync/atomic"
@@ -46,6 +47,8 @@ const (
 	idleTimeout    = 2 * time.Minute // longer than hosts' polls are apart, so that they keep their connection
 	requestTimeout = 10 * time.Second
 	drainTimeout   = 5 * time.Second
+	// snapshotTimeout bounds the copying of a whole store.
+	snapshotTimeout = 10 * time.Minute
 )
 
 // Config is what a Server needs.
@@ -59,10 +62,11 @@ type Config struct {
 	Version     string
 	// Ready tells why the hub cannot serve now, for the health route; nil while it can.
 	Ready func(ctx context.Context) error
-	// Warnings are shown with health to operators: certificates that end soon, for example.
-	Metrics http.Handler
-	Log     hclog.Logger
-	Now     func() time.Time
+	// Snapshot takes a copy of the store; the caller closes it. It may take minutes.
+	Snapshot func(ctx context.Context) (copy io.ReadCloser, size int64, err error)
+	Metrics  http.Handler
+	Log      hclog.Logger
+	Now      func() time.Time
 }
 
 // Server serves any number of listeners with one Config.

@@ -11,6 +11,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -178,7 +179,15 @@ type world struct {
 	url       string
 	local     *http.Client
 	now       func() time.Time
+	mu        sync.Mutex
 	replaced  []string
+	busy      int // how often what a replaced machine holds cannot be let go
+}
+
+func (w *world) letGo() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return strings.Join(w.replaced, " ")
 }
 
 var rootJSON = []byte(`{"signed":{"_type":"root"}}`)
@@ -203,13 +212,19 @@ func newWorldAt(t *testing.T, now func() time.Time, change ...func(*serve.Config
 	w.must(err)
 	w.authority, err = ca.New(issuer, chain)
 	w.must(err)
-	rootCert, _ := w.authority.Root()
+	rootCert, pin := w.authority.Root()
 	w.roster = roster.New(roster.Config{Fleet: "acme", Store: w.store, Prefix: "/slipway/v1/acme/", Authority: w.authority,
-		Roots: []*x509.Certificate{rootCert}, Root: rootJSON, Mirrors: []string{"https://repo.example.com"}, Now: now,
+		Roots: []*x509.Certificate{rootCert}, Pin: pin, Root: rootJSON, Mirrors: []string{"https://repo.example.com"}, Now: now,
 		Replaced: func(_ context.Context, e release.Environment, host, _ string) error {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			if w.busy > 0 {
+				w.busy--
+				return errors.New("it is in the middle of an update")
+			}
 			w.replaced = append(w.replaced, e.String()+"/"+host)
 			return nil
-		}})
+		}, RetryEvery: time.Millisecond})
 	own, err := ca.NewServer(w.authority, []string{"localhost", "127.0.0.1"}, w.now)
 	w.must(err)
 	cfg := serve.Config{Engine: w.engine, Roster: w.roster, Version: "1.0", Certificate: own.Certificate,
