@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"text/tabwriter"
 	"time"
 
 	"github.com/slipway-deploy/slipway/tuf/repository"
@@ -114,81 +113,4 @@ func (t *tool) showRefreshed(out *repository.Refreshed, to []repository.Destinat
 		}
 		t.showPushed(w, out.Pushed, to)
 	})
-}
-
-func (t *tool) statusCommand() *cobra.Command {
-	var within string
-	c := &cobra.Command{
-		Use: "status", Short: "Show roles, expiry, and what waits", Args: cobra.NoArgs,
-		Long:    "Exits with 1 when a role has expired, expires within the given time, or the timestamp is overdue: fit for monitoring.",
-		Example: "  slipway-repo status\n  slipway-repo status --within 30d --json",
-	}
-	c.Flags().StringVar(&within, "within", "", "exit with 1 if anything expires within this time, such as 30d")
-	c.RunE = t.do(func(ctx context.Context, _ []string) error {
-		var limit time.Duration
-		if within != "" {
-			p, err := repository.ParsePeriod(within)
-			if err != nil {
-				return usage("--within: %v", err)
-			}
-			limit = p.Std()
-		}
-		r, err := t.open()
-		if err != nil {
-			return err
-		}
-		s, err := r.Status(ctx)
-		if err != nil {
-			return err
-		}
-		return t.showStatus(s, time.Now(), limit)
-	})
-	return c
-}
-
-func (t *tool) showStatus(s *repository.Status, now time.Time, limit time.Duration) error {
-	soon := 0
-	err := t.answer(s, func(w io.Writer) {
-		tab := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
-		fmt.Fprintln(tab, "ROLE\tVERSION\tEXPIRES\tLEFT\tSIGNED BY")
-		for _, role := range s.Roles {
-			expires, left := "-", "-"
-			if role.Version > 0 {
-				expires, left = role.Expires.Format(time.DateOnly), span(role.Left(now))
-			}
-			fmt.Fprintf(tab, "%s\t%d\t%s\t%s\t%d of %d\n", role.Role, role.Version, expires, left, role.Threshold, len(role.Keys))
-		}
-		_ = tab.Flush()
-		if !s.Issued.IsZero() {
-			fmt.Fprintf(w, "issued %s ago, refresh due in %s\n", span(now.Sub(s.Issued)), span(s.Due.Sub(now)))
-		}
-		for _, c := range s.Changes {
-			fmt.Fprintf(w, "open: %s  %s\n", c.ID, c.Summary)
-			for _, p := range c.Progress {
-				fmt.Fprintf(w, "  %s\n", p)
-			}
-			if c.Problem != "" {
-				fmt.Fprintf(w, "  %s\n", c.Problem)
-			}
-		}
-	})
-	if s.Freshness == 0 && !s.Issued.IsZero() {
-		t.say("no deployment in force asks for freshness: a mirror that holds news back can delay a halt until the timestamp expires")
-	}
-	for _, role := range s.Roles {
-		// Online roles live for days by design; their refresh time says whether they are looked after.
-		online := role.Role == "snapshot" || role.Role == "timestamp"
-		if role.Version > 0 && (role.Left(now) <= 0 || !online && role.Left(now) <= limit) {
-			soon++
-		}
-	}
-	switch {
-	case err != nil:
-		return err
-	case soon > 0:
-		return &attention{fmt.Sprintf("%d roles have expired or expire within %s: run role renew, or refresh for snapshot and timestamp", soon, span(limit))}
-	case !s.Due.IsZero() && now.After(s.Due):
-		return &attention{fmt.Sprintf("the timestamp is overdue by %s: run refresh", span(now.Sub(s.Due)))}
-	}
-	return nil
 }

@@ -121,7 +121,7 @@ start_after = "1h"
 	s.expect(0, "refresh", "nothing is due")
 	s.expect(0, "refresh --force", "signed timestamp 6")
 	s.expect(0, "status", "deploy.production.billing  1", "2 of 3")
-	s.expect(1, "status --within 400d", "expire within 400d")
+	s.expect(1, "status --within 400d", "expires in", "within 400d")
 	s.expect(0, "deploy new --env production --app billing --absent --reason retired --sign ann --sign cem", "1.0.0 → nothing")
 }
 

@@ -1,7 +1,9 @@
 package repository
 
 import (
+	"bytes"
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -38,10 +40,23 @@ type Status struct {
 	Due       time.Time        `json:"refresh_due,omitzero"`
 	Freshness release.Duration `json:"freshness,omitempty"`
 	Changes   []ChangeStatus   `json:"changes"`
+	// Destinations are those that were asked for; Begun names the one whose publish was interrupted.
+	Destinations []DestinationStatus `json:"destinations,omitempty"`
+	Begun        string              `json:"begun,omitempty"`
 }
 
-// Status reads the whole repository; it changes nothing and needs no key.
-func (r *Repository) Status(ctx context.Context) (*Status, error) {
+// DestinationStatus is how far a destination is.
+type DestinationStatus struct {
+	Destination string `json:"destination"`
+	// Timestamp is the version there, 0 if nothing is.
+	Timestamp int64 `json:"timestamp"`
+	Current   bool  `json:"current"`
+	// Problem is why it could not be asked, or is not current.
+	Problem string `json:"problem,omitempty"`
+}
+
+// Status reads the whole repository, and the timestamp of each destination; it changes nothing and needs no key.
+func (r *Repository) Status(ctx context.Context, to ...Destination) (*Status, error) {
 	s, err := load(r.metadataDir())
 	if err != nil {
 		return nil, err
@@ -51,6 +66,16 @@ func (r *Repository) Status(ctx context.Context) (*Status, error) {
 		if err := r.publishedStatus(s, out); err != nil {
 			return nil, err
 		}
+	}
+	begun, err := r.pending()
+	if err != nil {
+		return nil, err
+	}
+	if begun != nil {
+		out.Begun = begun.Destination
+	}
+	for _, d := range to {
+		out.Destinations = append(out.Destinations, destinationStatus(ctx, s, d))
 	}
 	open, err := r.Changes()
 	if err != nil {
@@ -69,6 +94,28 @@ func (r *Repository) Status(ctx context.Context) (*Status, error) {
 		out.Changes = append(out.Changes, cs)
 	}
 	return out, nil
+}
+
+func destinationStatus(ctx context.Context, s *state, d Destination) DestinationStatus {
+	row := DestinationStatus{Destination: d.String()}
+	data, err := readTimestamp(ctx, d)
+	if err == nil {
+		row.Timestamp, err = timestampVersion(data)
+	}
+	if err != nil {
+		row.Problem = err.Error()
+		return row
+	}
+	ours, err := s.timestampBytes()
+	row.Current = err == nil && bytes.Equal(ours, data)
+	switch v := s.version(classTimestamp); {
+	case row.Current:
+	case row.Timestamp < v:
+		row.Problem = fmt.Sprintf("it lags behind: timestamp %d is published here; run refresh", v)
+	default:
+		row.Problem = (&ConcurrentError{Destination: row.Destination, Theirs: row.Timestamp, Ours: v}).Error()
+	}
+	return row
 }
 
 func (r *Repository) publishedStatus(s *state, out *Status) error {
