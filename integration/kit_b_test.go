@@ -159,4 +159,5 @@ func (h *fleetHost) crashAndBoot() {
 	if _, err := h.Boot(h.t.Context()); err != nil {
 		h.t.Fatal(err)
 	}
+	h.soundBoot()
 }

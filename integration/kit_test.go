@@ -263,7 +263,7 @@ func (s *stage) host(name string, o hostSpec) *fleetHost {
 	h.configure(o)
 	s.t.Logf("host %s: packages after %s, up and configured after another %s", name, built.Sub(began).Round(10*time.Millisecond), time.Since(built).Round(10*time.Millisecond))
 	s.t.Cleanup(func() {
-		if h.On() && !h.gone && !s.t.Failed() {
+		if h.On() && !s.t.Failed() {
 			h.soundBoot()
 		}
 	})
@@ -308,8 +308,25 @@ func (h *fleetHost) configure(o hostSpec) {
 	})
 }
 
-// soundBoot checks what must hold on every host at all times: no ordering cycle, and the sockets of the boot are up.
+// MustBoot and MustReboot are the lab's, and the boot must be sound.
+func (h *fleetHost) MustBoot(t testing.TB) {
+	t.Helper()
+	h.Host.MustBoot(t)
+	h.soundBoot()
+}
+
+// MustReboot is MustBoot for a host that is on.
+func (h *fleetHost) MustReboot(t testing.TB) {
+	t.Helper()
+	h.Host.MustReboot(t)
+	h.soundBoot()
+}
+
+// soundBoot checks what must hold after every boot that has the package: no ordering cycle, and the sockets are up.
 func (h *fleetHost) soundBoot() {
+	if h.gone {
+		return
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	r, err := h.Exec(ctx, "systemd-analyze", "verify", "--man=no", "default.target")

@@ -17,6 +17,7 @@ func TestADiskThatIsFullWhileStagingIsSaidClearlyAndLeavesTheAppAlone(t *testing
 	s := newStage(t)
 	h := s.harborHost("full", hostSpec{lab: lab.HostOptions{DiskMiB: 400}})
 	pid := h.mainPID("harbor.service")
+	mark := h.Mark(t)
 
 	h.fillDisk(18)
 	s.ship("harbor", "1.1.0", s.harborTree("1.1.0", "ok"), deployment{})
@@ -43,6 +44,8 @@ func TestADiskThatIsFullWhileStagingIsSaidClearlyAndLeavesTheAppAlone(t *testing
 	h.freeDisk()
 	h.Run(t, "slipway", "apply", "--no-wait", "harbor")
 	h.waitCommitted("harbor", "1.1.0")
+	h.JournalInOrder(t, 5*time.Second, lab.Filter{After: mark}, `cannot stage harbor 1\.1\.0: not enough space`, `staging harbor 1\.1\.0`,
+		`cannot stage harbor 1\.1\.0.*no space left on device`, `staging harbor 1\.1\.0`, `harbor 1\.1\.0 is committed`)
 }
 
 // Story 10, second half.

@@ -137,7 +137,6 @@ func bootWithout(t *testing.T, guardian string) {
 	h.Write(t, dropIn, guardian)
 	h.crashAndBoot()
 	h.harborAnswers("1.0.0")
-	h.soundBoot()
 
 	// No trial begins that nobody would settle at a boot, until the guardian works again.
 	pid := h.mainPID("harbor.service")

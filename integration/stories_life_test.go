@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/slipway-deploy/slipway/agent/api"
+	"github.com/slipway-deploy/slipway/integration/lab"
 )
 
 // Story 1.
@@ -46,23 +47,28 @@ func TestAnUpgradeCommitsAndKeepsTheOldRelease(t *testing.T) {
 func TestADeployedAppOutlivesRemovalPurgeAndReinstallationOfThePackage(t *testing.T) {
 	s := newStage(t)
 	h := s.harborHost("web1", hostSpec{})
-	pid := h.mainPID("harbor.service")
+	pid, mark := h.mainPID("harbor.service"), h.Mark(t)
 	h.Run(t, "dpkg", "--remove", "slipway")
 	h.harborAnswers("1.0.0")
 	h.reinstall(storyVersion)
 	h.waitCommitted("harbor", "1.0.0")
 	h.Run(t, "dpkg", "--purge", "slipway")
+	h.gone = true
 	h.harborAnswers("1.0.0")
+	h.wholeCurrent("harbor")
 	if got := h.mainPID("harbor.service"); got != pid {
 		t.Errorf("harbor was restarted on the way: main PID %s, was %s", got, pid)
 	}
 	h.MustReboot(t)
 	h.harborAnswers("1.0.0")
 	h.reinstall(storyVersion)
+	h.gone = false
 	h.configure(hostSpec{apps: []string{"harbor"}})
 	s.ship("harbor", "1.1.0", s.harborTree("1.1.0", "ok"), deployment{})
 	h.waitCommitted("harbor", "1.1.0")
 	h.harborAnswers("1.1.0")
+	h.JournalInOrder(t, 5*time.Second, lab.Filter{After: mark}, `Stopped.*slipwayd\.service`, `slipwayd runs`, `Stopped.*slipwayd\.service`,
+		`slipwayd runs`, `activating harbor 1\.1\.0 \(was 1\.0\.0-`, `harbor 1\.1\.0 is committed`)
 }
 
 func (h *fleetHost) reinstall(version string) {
@@ -79,21 +85,34 @@ func TestAnRPMHostDeploysUpgradesAndErasesAroundALivingApp(t *testing.T) {
 	h := s.host("web1", hostSpec{apps: []string{"harbor"}, rpm: true})
 	h.Run(t, "systemctl", "start", "slipwayd.socket", "slipwayd-ro.socket")
 	h.waitCommitted("harbor", "1.0.0")
-	pid := h.mainPID("harbor.service")
+	pid, mark := h.mainPID("harbor.service"), h.Mark(t)
 	if _, err := h.InstallRPM(t.Context(), packages(t, storyVersion, "").RPM, true); err == nil || !strings.Contains(err.Error(), "already installed") {
 		t.Errorf("the same version upgraded itself: %v", err)
 	}
-	h.Run(t, "rpm", "--upgrade", "--force", "--nodeps", "--nosignature", "/root/"+rpmName(packages(t, storyVersion, "").RPM))
-	h.waitCommitted("harbor", "1.0.0")
-	h.Run(t, "rpm", "--erase", "--nodeps", "slipway")
-	h.harborAnswers("1.0.0")
-	if got := h.mainPID("harbor.service"); got != pid {
-		t.Errorf("harbor was restarted on the way: main PID %s, was %s", got, pid)
+	if _, err := h.InstallRPM(t.Context(), lab.Packages(t, upgradedVersion, "").RPM, true); err != nil {
+		t.Fatal(err)
 	}
+	if got := slipwaydVersion(t, h.Host); got != upgradedVersion {
+		t.Errorf("running version after the upgrade %q, want %s", got, upgradedVersion)
+	}
+	h.waitCommitted("harbor", "1.0.0")
+	if got := h.mainPID("harbor.service"); got != pid {
+		t.Errorf("harbor was restarted by the upgrade: main PID %s, was %s", got, pid)
+	}
+	s.ship("harbor", "1.1.0", s.harborTree("1.1.0", "ok"), deployment{})
+	h.waitCommitted("harbor", "1.1.0")
+	pid = h.mainPID("harbor.service")
+	h.Run(t, "rpm", "--erase", "--nodeps", "slipway")
 	h.gone = true
+	h.harborAnswers("1.1.0")
+	h.wholeCurrent("harbor")
+	if got := h.mainPID("harbor.service"); got != pid {
+		t.Errorf("harbor was restarted by the removal: main PID %s, was %s", got, pid)
+	}
+	h.JournalInOrder(t, 5*time.Second, lab.Filter{After: mark}, `Stopped.*slipwayd\.service`, `slipwayd runs`, `harbor 1\.1\.0 is committed`, `Stopped.*slipwayd\.service`)
+	h.MustReboot(t)
+	h.harborAnswers("1.1.0")
 }
-
-func rpmName(path string) string { return path[strings.LastIndexByte(path, '/')+1:] }
 
 // Story 13.
 func TestEachEnvironmentRunsOnlyWhatItsOwnApproversSigned(t *testing.T) {
@@ -118,6 +137,16 @@ func TestEachEnvironmentRunsOnlyWhatItsOwnApproversSigned(t *testing.T) {
 		})
 		h.harborAnswers(want)
 	}
+	production.JournalInOrder(t, 5*time.Second, daemonLog, `no deployment of harbor is signed for production`, `activating harbor 1\.0\.0`, `harbor 1\.0\.0 is committed`)
+	staging.JournalInOrder(t, 5*time.Second, daemonLog, `no deployment of harbor is signed for staging`, `activating harbor 2\.0\.0`, `harbor 2\.0\.0 is committed`)
+	production.neverSaid(daemonLog, `(staging|activating) harbor 2\.0\.0`)
+	staging.neverSaid(daemonLog, `(staging|activating) harbor 1\.0\.0`)
+	for _, r := range s.server.Requests() {
+		foreign := map[string]string{production.Address: "/deployments/staging/", staging.Address: "/deployments/production/"}[r.From]
+		if foreign != "" && strings.Contains(r.Path, foreign) {
+			t.Errorf("a host asked for another environment's %s", r.Path)
+		}
+	}
 }
 
 // Story 16.
@@ -132,6 +161,10 @@ func TestABrokenAppNeverDisturbsItsNeighbour(t *testing.T) {
 	mark := h.Mark(t)
 	s.ship("harbor", "1.1.0", s.harborTree("1.1.0", "exit-at-start"), deployment{})
 	h.waitReverted("harbor", "1.1.0", "1.0.0")
+	if got := h.mainPID("nats.service"); got != pid {
+		t.Errorf("nats noticed: main PID %s, was %s", got, pid)
+	}
+	h.natsAnswers("2.15.1")
 	// A state that cannot be read is one app's trouble too.
 	h.Write(t, "/var/lib/slipway/apps/harbor/state.json", "{")
 	s.ship("nats", "2.15.2", natsTree(t, "2.15.2"), deployment{})

@@ -99,12 +99,15 @@ func TestAnUnprivilegedUserReadsTheStatusAndChangesNothing(t *testing.T) {
 	if a := h.app("harbor"); a.Hold == nil || !strings.Contains(a.Hold.By, "visitor") {
 		t.Errorf("the hold of an operator: %+v", a.Hold)
 	}
+	h.JournalInOrder(t, 5*time.Second, daemonLog, `harbor 1\.0\.0 is committed`, `the configuration is in force`, `hold of harbor by visitor: allowed`)
+	h.neverSaid(daemonLog, `mischief`)
 }
 
 // Story 23.
 func TestVerifyNamesAFileEditedByHand(t *testing.T) {
 	s := newStage(t)
 	h := s.harborHost("web1", hostSpec{})
+	mark := h.Mark(t)
 	if out := h.Run(t, "slipway", "verify", "harbor"); strings.Contains(out, "bin/version") {
 		t.Errorf("an intact release: %s", out)
 	}
@@ -116,6 +119,8 @@ func TestVerifyNamesAFileEditedByHand(t *testing.T) {
 	if a := h.app("harbor"); a.Version != "1.0.0" {
 		t.Errorf("verify changed something: %s", brief(a))
 	}
+	h.JournalInOrder(t, 5*time.Second, daemonLog, `activating harbor 1\.0\.0`, `harbor 1\.0\.0 is in trial`, `harbor 1\.0\.0 is committed`)
+	h.neverSaid(filterAfter(mark), `activating|reverting`)
 }
 
 // Story 24.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/slipway-deploy/slipway/agent/api"
 	"github.com/slipway-deploy/slipway/integration/lab"
@@ -21,13 +22,18 @@ func TestAPowerCutAtAnyStepLeavesACompleteReleaseRunning(t *testing.T) {
 		failpoint, behaviour string
 		// result is how the attempt that was cut ends; an aborted one never touched the app and is made again.
 		result string
+		// says is what the next boot tells of VERSION, in order.
+		says []string
 	}{
-		{"agent.activate.attempt-saved", "ok", "aborted"},
-		{"agent.activate.swapped", "ok", api.ResultReverted},
-		{"agent.activate.units-written", "ok", api.ResultReverted},
-		{"agent.commit.saved", "ok", api.ResultCommitted},
-		{"agent.revert.saved", "exit-at-start", api.ResultReverted},
-		{"agent.revert.swapped", "exit-at-start", api.ResultReverted},
+		{"agent.activate.attempt-saved", "ok", "aborted",
+			[]string{`harbor VERSION was given up before the swap`, `harbor VERSION is in trial`, `harbor VERSION is committed`}},
+		{"agent.activate.swapped", "ok", api.ResultReverted,
+			[]string{`reverting harbor from VERSION to GOOD-`, `Finished.*slipway-boot`, `harbor is back on GOOD-`}},
+		{"agent.activate.units-written", "ok", api.ResultReverted,
+			[]string{`reverting harbor from VERSION to GOOD-`, `Finished.*slipway-boot`, `harbor is back on GOOD-`}},
+		{"agent.commit.saved", "ok", api.ResultCommitted, []string{`Finished.*slipway-boot`, `slipwayd runs`}},
+		{"agent.revert.saved", "exit-at-start", api.ResultReverted, []string{`Finished.*slipway-boot`, `harbor is back on GOOD-`}},
+		{"agent.revert.swapped", "exit-at-start", api.ResultReverted, []string{`Finished.*slipway-boot`, `harbor is back on GOOD-`}},
 	} {
 		version := fmt.Sprintf("1.%d.0", i+1)
 		s.publishRelease("harbor", version, s.harborTree(version, cut.behaviour))
@@ -55,6 +61,10 @@ func TestAPowerCutAtAnyStepLeavesACompleteReleaseRunning(t *testing.T) {
 		h.harborAnswers(good)
 		h.Run(t, "slipway", "verify", "harbor")
 		h.nothingArmed("harbor")
-		h.soundBoot()
+		says := strings.NewReplacer("VERSION", strings.ReplaceAll(version, ".", `\.`), "GOOD", strings.ReplaceAll(good, ".", `\.`))
+		for n := range cut.says {
+			cut.says[n] = says.Replace(cut.says[n])
+		}
+		h.JournalInOrder(t, 10*time.Second, lab.Filter{Boot: "0"}, cut.says...)
 	}
 }

@@ -206,6 +206,8 @@ func TestWrongEnvironmentsOldSequencesAndOldNewsAreRefusedByName(t *testing.T) {
 	f.PublishTimestamp()
 	f.publish()
 	h.waitCommitted("harbor", "1.1.0")
+	h.JournalInOrder(t, 5*time.Second, daemonLog, `harbor 1\.0\.0 is committed`, `refused: .* is for harbor in staging`, `refused: .*is a release of harbor, not of nats`,
+		`refused: .*sequence 5, this host has already accepted 9`, `held here`, `issued .*5s`, `harbor 1\.1\.0 is committed`)
 }
 
 // Story 25.
@@ -222,11 +224,11 @@ func TestUnitsBeyondTheAppsRightsAreRefused(t *testing.T) {
 	noUser := s.harborTree("1.2.0", "ok", replaceIn("units/harbor.service", "DynamicUser=yes\n", ""))
 	noUser.flags = []string{"--allow-root"}
 	f.deploy("1.2.0", f.release("1.2.0", noUser))
-	h.waitWhy("harbor", "refused", "User=harbor", "DynamicUser=yes")
+	h.waitWhy("harbor", "harbor 1.2.0 is staged but refused", "neither User=harbor nor DynamicUser=yes")
 	asRoot := s.harborTree("1.3.0", "ok", replaceIn("units/harbor.service", "DynamicUser=yes\n", "User=root\n"))
 	asRoot.flags = []string{"--allow-root"}
 	f.deploy("1.3.0", f.release("1.3.0", asRoot))
-	h.waitWhy("harbor", "refused", "root", "allow_root")
+	h.waitWhy("harbor", "harbor 1.3.0 is staged but refused", "root", "allow_root")
 	if a := h.app("harbor"); a.Version != "1.0.0" || a.LastOutcome.Version != "1.0.0" {
 		t.Errorf("something of it was activated: %s", brief(a))
 	}
@@ -240,4 +242,6 @@ func TestUnitsBeyondTheAppsRightsAreRefused(t *testing.T) {
 	// With the host's leave the root unit runs.
 	h.Write(t, "/etc/slipway/apps.d/harbor.toml", "allow_root = true\n")
 	h.waitCommitted("harbor", "1.3.0")
+	h.JournalInOrder(t, 5*time.Second, daemonLog, `harbor 1\.0\.0 is committed`, `refused: .*ssh\.service`, `harbor 1\.2\.0 is staged but refused.*User=harbor`,
+		`harbor 1\.3\.0 is staged but refused.*allow_root`, `harbor 1\.3\.0 is committed`)
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/slipway-deploy/slipway/agent/api"
 	"github.com/slipway-deploy/slipway/integration/lab"
@@ -55,6 +56,8 @@ func TestSocketModeLosesNoRequestOverTwentyActivationsAndFiveReverts(t *testing.
 	if got := h.outcomes("harbor", "2.0.0"); len(got) != socketReverts {
 		t.Errorf("2.0.0 ended as %q, want %d reverts", got, socketReverts)
 	}
+	h.JournalInOrder(t, 5*time.Second, lab.Filter{After: mark}, `activating harbor 1\.1\.0 \(was 1\.0\.0-`, `harbor 1\.1\.0 is committed`,
+		`activating harbor 2\.0\.0`, `reverting harbor from 2\.0\.0 to 1\.0\.0-`, `harbor is back on 1\.0\.0-`, `activating harbor 1\.1\.0`)
 	h.neverSaid(lab.Filter{After: mark}, `harbor\.socket: Failed|Closed .*Harbor's socket`)
 	h.harborAnswers(runs)
 }

@@ -147,6 +147,8 @@ func TestAPowerCutLosesWhatWasNotSynced(t *testing.T) {
 	l := New(t)
 	h := l.Host(t, "web1", HostOptions{Loop: true})
 	h.Run(t, "sh", "-c", "echo one > /root/synced && sync")
+	// A host that starts now sees the disk of the first, and must not keep it from going off.
+	l.Host(t, "beside", HostOptions{})
 	h.Run(t, "sh", "-c", "echo two > /root/unsynced; echo other > /root/other; sync /root/other; echo late > /root/late")
 	if err := h.PowerCut(t.Context()); err != nil {
 		t.Fatal(err)
