@@ -230,7 +230,7 @@ func (d *wired) adopt(cfg *config.Host) error {
 	if err != nil {
 		return err
 	}
-	c, err := openClient(cfg, d.clock, d.log)
+	c, err := openClient(cfg, d.clock, d.state.UseReserve, d.log)
 	if err != nil {
 		d.log.Error("the repository cannot be used", "error", err)
 	}
@@ -260,14 +260,14 @@ func (d *wired) configure(apps map[release.App]agent.Settings, cfg *config.Host)
 	d.holdNew(context.Background(), fresh)
 }
 
-func openClient(cfg *config.Host, clk clock, log hclog.Logger) (*client.Client, error) {
+func openClient(cfg *config.Host, clk clock, spare func(func() error) error, log hclog.Logger) (*client.Client, error) {
 	root, err := os.ReadFile(cfg.Repository.Root)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the pinned root: %w; slipway init --root FILE puts it in place", err)
 	}
 	c := client.Config{
 		Dir: filepath.Join(cfg.Paths.State, "tuf"), Root: root, MaxClockStep: cfg.Clock.MaxStep, Logger: log.Named("tuf"),
-		MaxBundleAge: cfg.Repository.MaxBundleAge,
+		MaxBundleAge: cfg.Repository.MaxBundleAge, Spare: spare,
 		HTTP: client.HTTP{
 			Proxy: cfg.Repository.Proxy, CAFile: cfg.Repository.CAFile, CertFile: cfg.Repository.ClientCert, KeyFile: cfg.Repository.ClientKey,
 			AuthHeaderFile: cfg.Repository.AuthHeaderFile, UserAgent: "slipwayd/" + version,

@@ -39,7 +39,10 @@ var (
 //	targets/SHA256   what Read fetched
 //
 // Whatever fails its checksum is treated as absent.
-type cache struct{ dir string }
+type cache struct {
+	dir   string
+	spare func(func() error) error
+}
 
 // ref names a file in metadata/.
 type ref struct {
@@ -94,7 +97,7 @@ func (c cache) saveRoot(version int64, data []byte) error {
 	if err := fpRoot.Hit(); err != nil {
 		return err
 	}
-	return durable.WriteFile(c.rootPath(version), data, 0o644)
+	return c.write(c.rootPath(version), data)
 }
 
 func (c cache) saveBlob(f file, data []byte) error {
@@ -105,7 +108,17 @@ func (c cache) saveBlob(f file, data []byte) error {
 	if err := fpBlob.Hit(); err != nil {
 		return err
 	}
-	return durable.WriteFile(path, data, 0o644)
+	return c.write(path, data)
+}
+
+// write takes the space kept back only when there is no other: many files are written at once, and they would wait for each other.
+func (c cache) write(path string, data []byte) error {
+	write := func() error { return durable.WriteFile(path, data, 0o644) }
+	err := write()
+	if durable.NoSpace(err) && c.spare != nil {
+		return c.spare(write)
+	}
+	return err
 }
 
 // loadBlob returns nil for whatever is absent, cut short or changed.
@@ -146,7 +159,7 @@ func (c cache) save(fp *durable.Failpoint, name string, v any) ([]byte, error) {
 	if err := fp.Hit(); err != nil {
 		return nil, err
 	}
-	return data, durable.WriteFile(c.path(name), data, 0o644)
+	return data, c.write(c.path(name), data)
 }
 
 // sweep removes metadata that no index entry names. A crash before it leaves garbage that the next one takes.

@@ -92,7 +92,7 @@ func Open(cfg Config) (*Client, error) {
 		return nil, err
 	}
 	c := &Client{
-		cfg: cfg, log: cfg.Logger, cache: cache{cfg.Dir}, fetch: fetch,
+		cfg: cfg, log: cfg.Logger, cache: cache{cfg.Dir, cfg.Spare}, fetch: fetch,
 		gate: make(chan struct{}, 1), any: make(chan struct{}), mirrors: newMirrorOrder(len(cfg.Mirrors)),
 		blamed: map[int]string{},
 	}

@@ -28,6 +28,10 @@ type Config struct {
 	// always asks. 0 means 1 hour, negative asks every time (the order of the specification, which conformance tests count).
 	RootProbe time.Duration
 
+	// Spare runs its function, twice if need be, with disk space that was kept back. What is trusted is saved through it when
+	// Dir's filesystem is full: the news may be a revert of what filled it. May be nil; must be safe for concurrent use.
+	Spare func(func() error) error
+
 	// MaxBundleAge is how long ago the timestamp in a bundle may have been issued. 0 means no bound but what is signed.
 	MaxBundleAge time.Duration
 

@@ -56,7 +56,10 @@ func (c *Client) Read(ctx context.Context, t Target) ([]byte, error) {
 		if err != nil || cached == "" {
 			return buf.Bytes(), err
 		}
-		return buf.Bytes(), c.keepTarget(cached, buf.Bytes())
+		if err := c.keepTarget(cached, buf.Bytes()); err != nil {
+			c.log.Warn("a document is not kept and will be fetched again", "target", t.Path, "error", err)
+		}
+		return buf.Bytes(), nil
 	}
 	return nil, &ErrCorrupt{Name: t.Path, Reason: "every attempt brought other bytes than were signed"}
 }
