@@ -98,10 +98,13 @@ func (m *Machine) prepare(ctx context.Context, w *wish) error {
 	return m.hook(ctx, w.rel, w.id, "pre-activate", w.rel.Hooks.PreActivate)
 }
 
-// discard removes a staged tree that no longer is what its manifest says, so that it is staged anew.
+// discard removes a staged release that no longer is what was signed, tree or manifest, so that it is staged anew.
 func (m *Machine) discard(ctx context.Context, w *wish, diffs []release.Difference, err error) (time.Duration, error) {
 	if len(diffs) > 0 {
-		err = errors.Join(&DamagedTreeError{ID: w.id, Differences: diffs}, m.tree.Remove(w.id))
+		err = &DamagedTreeError{ID: w.id, Differences: diffs}
+	}
+	if len(diffs) > 0 || errors.As(err, new(store.ErrIncomplete)) {
+		err = errors.Join(err, m.tree.Remove(w.id))
 	}
 	return m.stageFailed(ctx, w, err)
 }

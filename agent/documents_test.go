@@ -200,21 +200,30 @@ func TestAFallbackThatIsDamagedIsFoundByTheRehearsal(t *testing.T) {
 }
 
 func TestAReleaseDamagedAfterStagingIsStagedAnew(t *testing.T) {
-	story(t, func(w *world) {
-		w.installed(1, v10())
-		_, err := w.machine.Hold(background, agent.Command{By: "ann"}, time.Time{})
-		must(t, err)
-		w.deploy(2, v11())
-		w.until("it is staged and waits", w.phase(state.Waiting))
-		damage(t, w, v11())
-		_, err = w.machine.Resume(background, command(w))
-		must(t, err)
-		w.until("it is staged anew", w.rests(v11()))
-		w.settledOn(v11())
-		if w.src.staged != 3 {
-			t.Errorf("staged %d times", w.src.staged)
-		}
-	})
+	for name, damage := range map[string]func(*testing.T, *world){
+		"its tree": func(t *testing.T, w *world) { damage(t, w, v11()) },
+		"its manifest": func(t *testing.T, w *world) {
+			must(t, os.WriteFile(w.tree.ReleaseDir(v11().id)+".meta/manifest.json", []byte("{}"), 0o644))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			story(t, func(w *world) {
+				w.installed(1, v10())
+				_, err := w.machine.Hold(background, agent.Command{By: "ann"}, time.Time{})
+				must(t, err)
+				w.deploy(2, v11())
+				w.until("it is staged and waits", w.phase(state.Waiting))
+				damage(t, w)
+				_, err = w.machine.Resume(background, command(w))
+				must(t, err)
+				w.until("it is staged anew", w.rests(v11()))
+				w.settledOn(v11())
+				if w.src.staged != 3 {
+					t.Errorf("staged %d times", w.src.staged)
+				}
+			})
+		})
+	}
 }
 
 func TestAUnitThatBreaksTheRulesOrIsSomebodyElsesIsRefused(t *testing.T) {

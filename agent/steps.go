@@ -416,16 +416,16 @@ func (m *Machine) checkStaged(ctx context.Context, w *wish) (*units.Set, error) 
 	if err := m.Units.Check(set); err != nil {
 		return nil, err
 	}
-	_, manifest, _, err := m.tree.Load(w.id)
-	if err != nil {
-		return nil, err
-	}
 	if err := m.missingGates(w.deployment.Gates); err != nil {
 		return nil, err
 	}
 	defer m.pulse.busy(treePatience(w.rel), "the gates")()
 	return set, gate.All(ctx, m.Gates, gate.Subject{
-		App: m.app, ID: w.id, Digest: w.digest, Tree: m.tree.ReleaseDir(w.id), Release: w.rel, Manifest: manifest, Deployment: w.deployment,
+		App: m.app, ID: w.id, Digest: w.digest, Tree: m.tree.ReleaseDir(w.id), Release: w.rel, Deployment: w.deployment,
+		Manifest: func() (*release.Manifest, error) {
+			_, manifest, _, err := m.tree.Load(w.id)
+			return manifest, err
+		},
 	})
 }
 

@@ -12,12 +12,14 @@ import (
 
 // Subject is what a gate looks at: a staged, verified, inert release and the deployment that selects it.
 type Subject struct {
-	App        release.App
-	ID         release.ID
-	Digest     release.Digest
-	Tree       string // the staged directory, read-only
-	Release    *release.Release
-	Manifest   *release.Manifest
+	App     release.App
+	ID      release.ID
+	Digest  release.Digest
+	Tree    string // the staged directory, read-only
+	Release *release.Release
+	// Manifest reads the manifest, which may have tens of thousands of entries, anew at every call: a release that waits for
+	// its turn is looked at often, and only gates that compare files need it.
+	Manifest   func() (*release.Manifest, error)
 	Deployment *release.Deployment
 }
 

@@ -187,7 +187,7 @@ func killMode(_ *unitCheck, value string) string {
 func ownUsers(c *unitCheck, value string) string {
 	for _, u := range strings.Fields(value) {
 		if labelProblem(u, maxUser) != "" || !c.app.Owns(u) {
-			return u + " is not " + c.app.String() + " or " + c.app.String() + "-…"
+			return u + " is not " + c.app.String() + " or " + c.app.String() + "-…; others, root too, need the host's allow_root"
 		}
 	}
 	return ""
