@@ -3,7 +3,8 @@
 //
 //	go test -json ./... | go run ./integration/summary [NOTE]...
 //
-// A NOTE is what the caller left out itself.
+// A NOTE is what the caller left out itself. With SLIPWAY_TEST_NOTHING_SKIPPED=1 in the environment nothing may be left out: then
+// that is a failure too.
 package main
 
 import (
@@ -180,6 +181,10 @@ func (t *tally) end(notes []string) int {
 		}
 	}
 	if t.broken || len(t.failed) > 0 {
+		return 1
+	}
+	if left+len(notes) > 0 && os.Getenv("SLIPWAY_TEST_NOTHING_SKIPPED") == "1" {
+		fmt.Fprintln(t.out, "  nothing may be left out here: SLIPWAY_TEST_NOTHING_SKIPPED=1")
 		return 1
 	}
 	if t.passed+left == 0 {

@@ -8,6 +8,7 @@ import (
 const pkg = `"Package":"example.com/x/agent/store"`
 
 func TestWhatWasLeftOutIsNamedWithItsReason(t *testing.T) {
+	t.Setenv("SLIPWAY_TEST_NOTHING_SKIPPED", "")
 	var out strings.Builder
 	code := summarize(strings.NewReader(strings.Join([]string{
 		`{"Action":"run",` + pkg + `,"Test":"TestA"}`,
@@ -22,6 +23,27 @@ func TestWhatWasLeftOutIsNamedWithItsReason(t *testing.T) {
 	want := "ok    agent/store  1.5s\n\n1 passed, 0 failed, 1 left out\n  left out: b: nobody asked\n  left out: needs root: it mounts\n    agent/store TestA\n"
 	if code != 0 || out.String() != want {
 		t.Errorf("code %d:\n%s\nwant:\n%s", code, &out, want)
+	}
+}
+
+func TestWhereNothingMayBeLeftOutWhatIsLeftOutFails(t *testing.T) {
+	const passed = `{"Action":"pass",` + pkg + `,"Test":"TestB"}`
+	const skipped = `{"Action":"skip",` + pkg + `,"Test":"TestA"}`
+	for _, c := range []struct {
+		must, in string
+		notes    []string
+		code     int
+	}{
+		{"1", passed, nil, 0},
+		{"1", passed + "\n" + skipped, nil, 1},
+		{"1", passed, []string{"agent: it needs root"}, 1},
+		{"", passed + "\n" + skipped, []string{"agent: it needs root"}, 0},
+	} {
+		t.Setenv("SLIPWAY_TEST_NOTHING_SKIPPED", c.must)
+		var out strings.Builder
+		if code := summarize(strings.NewReader(c.in), &out, c.notes...); code != c.code {
+			t.Errorf("%+v: code %d, output %s", c, code, &out)
+		}
 	}
 }
 
