@@ -177,8 +177,7 @@ func (h *Host) mount(ctx context.Context) error {
 	return err
 }
 
-// unmount takes the root apart again and waits until no loop device holds the disk: a mount made while
-// another boot's namespace still had the old one would put two file systems on one image.
+// unmount takes the root of a host without power apart again. Its disk may be mounted anew afterwards.
 func (h *Host) unmount(ctx context.Context) error {
 	points := []string{h.root()}
 	if h.disk {
@@ -197,10 +196,28 @@ func (h *Host) unmount(ctx context.Context) error {
 	if !h.disk {
 		return nil
 	}
-	return poll(ctx, func() (bool, error) {
-		out, err := run(ctx, "losetup", "-j", filepath.Join(h.dir, "disk.img"))
+	return h.freeDisk(ctx)
+}
+
+// freeDisk sees to it that no loop device holds the disk's image: a mount made while another namespace still had the old one
+// would put two file systems on one image. Every host, and every test with mounts of its own, that started meanwhile has a copy
+// of the machine's mounts and may keep it for long. Then the host goes on with a copy of the image: the file system was shut
+// down, so nobody writes to it any more.
+func (h *Host) freeDisk(ctx context.Context) error {
+	image := filepath.Join(h.dir, "disk.img")
+	soon, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	err := poll(soon, func() (bool, error) {
+		out, err := run(ctx, "losetup", "-j", image)
 		return out == "", err
 	})
+	if err == nil || soon.Err() == nil {
+		return err
+	}
+	if _, err := run(ctx, "cp", "--sparse=always", image, image+".copy"); err != nil {
+		return err
+	}
+	return os.Rename(image+".copy", image)
 }
 
 func bounded(ctx context.Context, most time.Duration) (context.Context, context.CancelFunc) {

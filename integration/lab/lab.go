@@ -104,23 +104,7 @@ func (l *Lab) claim() error {
 	if err := os.Mkdir(l.dir, 0o755); err != nil {
 		return err
 	}
-	if err := l.share(); err != nil {
-		return err
-	}
 	return l.startWatcher()
-}
-
-// share makes what is mounted in the run's directory go away everywhere when it is unmounted. Every host that starts copies the
-// machine's mounts into a namespace of its own; where the machine's are private, the copy of another host's disk would keep its
-// loop device for as long as that host runs.
-func (l *Lab) share() error {
-	if err := unix.Mount(l.dir, l.dir, "", unix.MS_BIND, ""); err != nil {
-		return fmt.Errorf("cannot mount the directory of run %s on itself: %w", l.run, err)
-	}
-	if err := unix.Mount("", l.dir, "", unix.MS_SHARED, ""); err != nil {
-		return fmt.Errorf("cannot share the mounts of run %s: %w", l.run, err)
-	}
-	return nil
 }
 
 // startWatcher starts the process that tears the run down when this one dies without doing so.

@@ -147,8 +147,19 @@ func TestAPowerCutLosesWhatWasNotSynced(t *testing.T) {
 	l := New(t)
 	h := l.Host(t, "web1", HostOptions{Loop: true})
 	h.Run(t, "sh", "-c", "echo one > /root/synced && sync")
-	// A host that starts now sees the disk of the first, and must not keep it from going off.
-	l.Host(t, "beside", HostOptions{})
+	// Others with a copy of the machine's mounts, here one that keeps it to itself, must not hold the host up.
+	other := exec.CommandContext(t.Context(), "unshare", "--mount", "--propagation", "private", "sh", "-c", "echo ready; exec sleep 600")
+	ready, err := other.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { other.Process.Kill(); other.Wait() })
+	if _, err := ready.Read(make([]byte, 10)); err != nil {
+		t.Fatal(err)
+	}
 	h.Run(t, "sh", "-c", "echo two > /root/unsynced; echo other > /root/other; sync /root/other; echo late > /root/late")
 	if err := h.PowerCut(t.Context()); err != nil {
 		t.Fatal(err)

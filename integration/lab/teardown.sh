@@ -37,7 +37,7 @@ while [ -n "$(groups)" ] && [ $tries -lt 100 ]; do
 done
 
 mounted() {
-	awk -v d="$dir" '$5 == d || index($5, d "/") == 1 { print $5 }' /proc/self/mountinfo | tac
+	awk -v d="$dir/" 'index($5, d) == 1 { print $5 }' /proc/self/mountinfo | tac
 }
 tries=0
 while [ -n "$(mounted)" ] && [ $tries -lt 100 ]; do
