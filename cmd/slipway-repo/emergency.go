@@ -280,7 +280,8 @@ func (t *tool) liftAll(env release.Environment, o repository.EmergencyOptions) (
 		return o, err
 	}
 	if doc == nil || len(doc.Entries) == 0 {
-		return o, &repository.RefusedError{Rule: "a change changes something", Reason: "cannot lift anything in " + env.String() + ": nothing is in force"}
+		return o, &repository.RefusedError{Rule: "a change changes something", Reason: "cannot lift anything in " + env.String() + ": nothing is in force",
+			Remedy: "emergency show " + env.String() + " tells what is"}
 	}
 	for i := range doc.Entries {
 		o.Lift = append(o.Lift, i+1)

@@ -7,10 +7,12 @@ import (
 	"io"
 	"slices"
 	"time"
+
+	"github.com/slipway-deploy/slipway/tuf/repository"
 )
 
-// The rules of output: answers go to stdout and nothing else does; words go to stderr; an error is one line, and with
-// --json one object. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused by a rule of the repository.
+// The rules of output: answers go to stdout and nothing else does; words go to stderr; an error is one line, with
+// the rule that refused on a second one, and with --json one object. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused by a rule of the repository.
 const (
 	exitDone    = 0
 	exitFailed  = 1
@@ -59,12 +61,24 @@ func (t *tool) fail(err error) int {
 	case slices.Contains(refusals, kind):
 		code = exitRefused
 	}
+	var rule string
+	if refused := (*repository.RefusedError)(nil); errors.As(err, &refused) {
+		rule = refused.Rule
+	}
 	if t.json {
-		data, _ := json.Marshal(map[string]any{"error": map[string]string{"kind": kind, "message": err.Error()}})
+		e := struct {
+			Kind    string `json:"kind"`
+			Message string `json:"message"`
+			Rule    string `json:"rule,omitempty"`
+		}{kind, err.Error(), rule}
+		data, _ := json.Marshal(map[string]any{"error": e})
 		fmt.Fprintf(t.err, "%s\n", data)
 		return code
 	}
 	fmt.Fprintf(t.err, "slipway-repo: error: %v\n", err)
+	if rule != "" {
+		fmt.Fprintf(t.err, "slipway-repo: rule: %s\n", rule)
+	}
 	if code == exitUsage {
 		fmt.Fprintf(t.err, "slipway-repo: hint: add --help to the command for its flags and examples\n")
 	}

@@ -64,7 +64,8 @@ func (t *tool) showPublished(out *repository.Published, to []repository.Destinat
 		return err
 	}
 	if len(out.Waiting) > 0 {
-		return &repository.RefusedError{Rule: "thresholds are met", Reason: fmt.Sprintf("cannot publish: %d open changes wait for signatures", len(out.Waiting))}
+		return &repository.RefusedError{Rule: "thresholds are met", Reason: fmt.Sprintf("cannot publish: %d open changes wait for signatures", len(out.Waiting)),
+			Remedy: "change show tells who is missing, change sign signs"}
 	}
 	t.say("nothing to publish")
 	return nil

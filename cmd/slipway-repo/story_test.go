@@ -136,10 +136,10 @@ func TestAnswersAreJSONWhenAsked(t *testing.T) {
 	}
 	s.expect(3, "app add billing --key ci.pub --json")
 	var e struct {
-		Error struct{ Kind, Message string }
+		Error struct{ Kind, Message, Rule string }
 	}
 	last := s.err[strings.LastIndexByte(strings.TrimSpace(s.err), '\n')+1:]
-	if json.Unmarshal([]byte(last), &e) != nil || e.Error.Kind != "refused" || s.out != "" {
+	if json.Unmarshal([]byte(last), &e) != nil || e.Error.Kind != "refused" || e.Error.Rule != "an app is added once" || s.out != "" {
 		t.Errorf("got %q and %q", s.out, s.err)
 	}
 }

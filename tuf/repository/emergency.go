@@ -140,7 +140,7 @@ func (d *draft) nextEmergency(env release.Environment, last *release.Emergency, 
 			return nil, nil, refuse("a stop lasts", fmt.Sprintf("cannot %s: that time has passed", EmergencyWords(e)), "name a later time with --until, or a length with --for")
 		}
 		if slices.ContainsFunc(doc.Entries, func(have release.EmergencyEntry) bool { return EmergencyWords(have) == EmergencyWords(e) }) {
-			return nil, nil, refuse("a change changes something", fmt.Sprintf("cannot %s: that is in force already", EmergencyWords(e)), "")
+			return nil, nil, refuse("a change changes something", fmt.Sprintf("cannot %s: that is in force already", EmergencyWords(e)), "leave it out, or lift it first")
 		}
 		doc.Entries = append(doc.Entries, e)
 		words = append(words, EmergencyWords(e))

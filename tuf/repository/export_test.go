@@ -48,3 +48,9 @@ func (r *Repository) Inflate(ctx context.Context, app release.App, n int, by key
 	}
 	return p.edition().commit(s.dir)
 }
+
+// PatternOf is the pattern that a role of this name gets.
+func PatternOf(role string) (string, error) { return rolePattern(role) }
+
+// Owns says whether a role may list a path.
+func Owns(role, path string) bool { return ownsPath(role, path) }

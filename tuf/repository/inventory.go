@@ -43,7 +43,7 @@ func (r *Repository) SetInventory(ctx context.Context, env release.Environment, 
 		}
 		words, changed := inventoryWords(last, hosts)
 		if !changed {
-			return "", refuse("a change changes something", "cannot set the inventory of "+env.String()+": it lists the same hosts", "")
+			return "", refuse("a change changes something", "cannot set the inventory of "+env.String()+": it lists the same hosts", "there is nothing to do; for a fresh signature use role renew")
 		}
 		raw, err := release.Encode(&release.Inventory{Schema: release.InventorySchema, Environment: env, Issued: d.r.utc(), Hosts: hosts})
 		if err != nil {

@@ -309,9 +309,14 @@ func (d *draft) signAgain(role string) error {
 
 // checkApart keeps the online keys from signing anything that a stolen server must not be able to sign.
 func (d *draft) checkApart(role string, added []keys.Public) error {
-	others := []string{classSnapshot, classTimestamp}
-	if slices.Contains(others, role) {
-		others = []string{classRoot, classTargets}
+	online := []string{classSnapshot, classTimestamp}
+	others := online
+	if slices.Contains(online, role) {
+		all, err := d.roleNames()
+		if err != nil {
+			return err
+		}
+		others = slices.DeleteFunc(all, func(name string) bool { return slices.Contains(online, name) })
 	}
 	for _, other := range others {
 		s, err := d.signersOf(other)

@@ -84,7 +84,8 @@ func signTop(ctx context.Context, root *metadata.RootType, role string, doc any,
 		return nil, fmt.Errorf("cannot encode %s: %w", role, err)
 	}
 	if len(data) > limit {
-		return nil, refuse("clients bound what they read", fmt.Sprintf("cannot publish %s of %d bytes: clients accept %d", role, len(data), limit), "")
+		return nil, refuse("clients bound what they read", fmt.Sprintf("cannot publish %s of %d bytes: clients accept %d", role, len(data), limit),
+			"split the repository by environment, or name fewer keys")
 	}
 	return data, nil
 }

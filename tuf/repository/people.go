@@ -33,6 +33,9 @@ func (r *Repository) AddApp(ctx context.Context, app release.App, o AppOptions) 
 		if delegation(targets, role) != nil {
 			return "", refuse("an app is added once", "cannot add app "+app.String()+": it exists", "while the change that adds it is open: change abandon, and add it again; once published, role set changes its keys")
 		}
+		if err := d.checkApart(role, o.Keys); err != nil {
+			return "", err
+		}
 		if err := delegate(targets, role, o.Keys, o.Threshold); err != nil {
 			return "", err
 		}
@@ -84,6 +87,9 @@ func (d *draft) delegateEnvironment(env release.Environment, o EnvironmentOption
 	if err != nil {
 		return err
 	}
+	if err := d.checkApart("environment "+env.String(), o.Keys); err != nil {
+		return err
+	}
 	for _, app := range apps(targets) {
 		if err := delegate(targets, DeployRole(env, app), o.Keys, o.Threshold); err != nil {
 			return err
@@ -94,6 +100,9 @@ func (d *draft) delegateEnvironment(env release.Environment, o EnvironmentOption
 			continue
 		}
 		if err := checkKeys(role, list, 1, ""); err != nil {
+			return err
+		}
+		if err := d.checkApart(role, list); err != nil {
 			return err
 		}
 		if err := delegate(targets, role, list, 1); err != nil {
@@ -158,7 +167,7 @@ func (d *draft) renew(role string) error {
 		d.docs[classRoot] = &root
 		return nil
 	case d.state.version(role) == 0:
-		return refuse("only what exists can be renewed", "cannot renew "+role+": it has no published version", "")
+		return refuse("only what exists can be renewed", "cannot renew "+role+": it has no published version", "publish something in it first, and leave it out until then")
 	}
 	_, err := d.edit(role)
 	return err

@@ -122,7 +122,8 @@ func (d *draft) recoverNumber(c counter, above int64) (like past, next int64, wo
 func (d *draft) overtake(c counter, last past, above int64) (past, int64, string, error) {
 	switch {
 	case above < last.number:
-		return last, 0, "", refuse("a change changes something", fmt.Sprintf("cannot recover the %s of %s: %d is published, hosts that accepted %d accept it", c.what, c.role, last.number, above), "")
+		return last, 0, "", refuse("a change changes something", fmt.Sprintf("cannot recover the %s of %s: %d is published, hosts that accepted %d accept it", c.what, c.role, last.number, above),
+			"there is nothing to do; if a host still refuses, give --above the number that it names")
 	case above-last.number >= maxLeap:
 		return last, 0, "", refuse("a sequence cannot be used up", fmt.Sprintf("cannot leap from %s %d over %d: at most %d at once", c.what, last.number, above, maxLeap),
 			"revoke the keys that signed it: hosts then forget the number, and the published "+fmt.Sprint(last.number)+" counts again")

@@ -122,7 +122,7 @@ func checkKeys(role string, list []keys.Public, threshold int, noSpare string) e
 		return refuse("a role has keys", fmt.Sprintf("cannot make role %s without a key", role), "name at least one public key file")
 	case threshold < 1 || threshold > len(list):
 		return refuse("a threshold can be reached", fmt.Sprintf("cannot ask %s for %d signatures: it has %d keys", role, threshold, len(list)),
-			fmt.Sprintf("use a threshold from 1 to %d", max(1, len(list)-1)))
+			fmt.Sprintf("give it more keys with --add-key (or --key), or a --threshold from 1 to %d", max(1, len(list)-1)))
 	case threshold == len(list) && threshold > 1 && noSpare == "":
 		return refuse("a key can be lost", fmt.Sprintf("cannot ask %s for %d of %d signatures: one lost key would end the role", role, threshold, len(list)),
 			"add a key, lower the threshold, or say why with --allow-no-spare REASON")

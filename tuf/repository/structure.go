@@ -17,6 +17,9 @@ const (
 	maxSnapshot  = 2_000_000
 )
 
+// handmade is the remedy for what this tool never writes.
+const handmade = "the change was made by hand or by another tool: look at who sent it, change abandon, and make it again with this one"
+
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
 
 // role is the content of a role once the plan is carried out; nil if it has none.
@@ -31,7 +34,7 @@ func (p *plan) role(role string) (*metadata.TargetsType, error) {
 func (p *plan) checkStructure() error {
 	now := p.r.utc()
 	if !p.root.ConsistentSnapshot {
-		return refuse("snapshots are consistent", "cannot publish a root without consistent snapshots", "")
+		return refuse("snapshots are consistent", "cannot publish a root without consistent snapshots", handmade)
 	}
 	if !p.root.Expires.After(now) {
 		return refuse("what is published has not expired", fmt.Sprintf("cannot publish root: it expired %s", p.root.Expires), "renew root")
@@ -42,14 +45,14 @@ func (p *plan) checkStructure() error {
 		}
 		for path, f := range t.Targets {
 			if f == nil || !ownsPath(role, path) {
-				return refuse("a role signs its own paths", fmt.Sprintf("cannot publish %s: it lists %s", role, path), "")
+				return refuse("a role signs its own paths", fmt.Sprintf("cannot publish %s: it lists %s", role, path), handmade)
 			}
 			if _, ok := f.Hashes["sha256"]; !ok || len(f.Hashes) != 1 || len(f.Hashes["sha256"]) != 32 || f.Length < 0 {
-				return refuse("a target has one sha256", fmt.Sprintf("cannot publish %s: %s must have exactly one hash, of sha256", role, path), "")
+				return refuse("a target has one sha256", fmt.Sprintf("cannot publish %s: %s must have exactly one hash, of sha256", role, path), handmade)
 			}
 		}
 		if role != classTargets && t.Delegations != nil {
-			return refuse("only targets delegates", fmt.Sprintf("cannot publish %s: it delegates", role), "")
+			return refuse("only targets delegates", fmt.Sprintf("cannot publish %s: it delegates", role), handmade)
 		}
 	}
 	if p.targets[classTargets] == nil {
@@ -63,7 +66,7 @@ func (p *plan) checkDelegations(t *metadata.TargetsType) error {
 		return nil
 	}
 	if t.Delegations.SuccinctRoles != nil {
-		return refuse("delegations are named", "cannot publish targets: it has succinct roles", "")
+		return refuse("delegations are named", "cannot publish targets: it has succinct roles", handmade)
 	}
 	seen := map[string]bool{}
 	for _, d := range t.Delegations.Roles {
@@ -72,7 +75,7 @@ func (p *plan) checkDelegations(t *metadata.TargetsType) error {
 			return err
 		}
 		if seen[d.Name] || !d.Terminating || len(d.PathHashPrefixes) > 0 || !slices.Equal(d.Paths, []string{pattern}) {
-			return refuse("patterns never overlap", fmt.Sprintf("cannot publish targets: delegation %s must be there once, terminating, for exactly %s", d.Name, pattern), "")
+			return refuse("patterns never overlap", fmt.Sprintf("cannot publish targets: delegation %s must be there once, terminating, for exactly %s", d.Name, pattern), handmade)
 		}
 		seen[d.Name] = true
 		if err := p.checkDelegate(t, d.Name); err != nil {
@@ -89,7 +92,7 @@ func (p *plan) checkDelegate(t *metadata.TargetsType, role string) error {
 		return err
 	}
 	if n := len(distinct(slices.Clone(s.keys))); n < s.threshold || n < len(s.keys) {
-		return refuse("one key, one vote", fmt.Sprintf("cannot publish targets: %s needs %d signatures and has %d different keys under %d ids", role, s.threshold, n, len(s.keys)), "")
+		return refuse("one key, one vote", fmt.Sprintf("cannot publish targets: %s needs %d signatures and has %d different keys under %d ids", role, s.threshold, n, len(s.keys)), handmade)
 	}
 	v := p.before.version(role)
 	if v == 0 || p.targets[role] != nil {
