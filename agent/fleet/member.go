@@ -92,7 +92,7 @@ func (m *Member) Turn(ctx context.Context, t Turn) (Answer, error) {
 		return Answer{}, ErrUnended
 	}
 	if r.Fence != 0 && !r.Begun && r.Report == nil && (t.Want != r.Direction || t.Rollout != r.Rollout) {
-		if err := m.owe(&r, r.given("it is not wanted any more")); err != nil {
+		if err := m.owe(&r, r.given("it is not wanted any more", t)); err != nil {
 			return Answer{}, err
 		}
 	}
@@ -112,9 +112,11 @@ func (m *Member) Turn(ctx context.Context, t Turn) (Answer, error) {
 	return m.heard(ctx, &r, t, a)
 }
 
-// given is the report of a slot that is given back unused. Nothing happened to the app, so no slot is owed for how it is.
-func (r *Record) given(reason string) Finish {
-	return Finish{App: r.App, Rollout: r.Rollout, Fence: r.Fence, Wave: r.Wave, Result: Skipped, Serving: true, Reason: reason}
+// given is the report of a slot that is given back unused. It says how the app is all the same: a host that does not serve
+// goes on using the budget.
+func (r *Record) given(reason string, t Turn) Finish {
+	return Finish{App: r.App, Rollout: r.Rollout, Fence: r.Fence, Wave: r.Wave, Result: Skipped,
+		Serving: t.Runs == nil || t.Runs.Healthy, Runs: t.Runs, Reason: reason}
 }
 
 // heard takes in an answer.
@@ -129,9 +131,9 @@ func (m *Member) heard(ctx context.Context, r *Record, t Turn, a TurnAnswer) (An
 		}
 		*r = Record{Fence: a.Fence, App: t.App, Rollout: t.Rollout, Direction: t.Want, Wave: t.Wave, Deadline: a.Deadline, At: m.At}
 		return out, m.Journal.Save(*r)
-	case a.Rule == RuleHeld && a.Fence > 0 && r.Fence == 0:
+	case a.Rule == RuleHeld && a.Fence > r.Fence && (r.Fence == 0 || r.Told):
 		*r = Record{Fence: a.Fence, App: t.App, Rollout: a.Rollout, At: m.At}
-		if err := m.owe(r, r.given("the grant did not reach this host")); err != nil {
+		if err := m.owe(r, r.given("the grant did not reach this host", t)); err != nil {
 			return out, err
 		}
 		if err := m.deliver(ctx, r); err != nil {

@@ -161,10 +161,10 @@ func (d *draft) actResume(by string, a fleet.Act) (string, error) {
 		return "", refuse("refused", "slipway fleet reconcile, once the hosts have been heard", "the store came back from an old copy")
 	}
 	to := fleet.StateOpen
-	if d.roll.Was == fleet.StateReverting {
+	if d.takenBack() {
 		to = fleet.StateReverting
 	}
-	d.roll.Was, d.roll.Excused, d.roll.Since = "", d.roll.Failed, d.now
+	d.roll.Excused, d.roll.Since = d.roll.Failed, d.now
 	d.enter(to, nil, by, fleet.ActResume, a.Reason, "the rollout is "+to)
 	return d.done(), nil
 }
@@ -268,7 +268,7 @@ func (d *draft) rebuild(host string, rec row[hostRecord]) bool {
 		labels = d.s.labels(host, rec.val.Labels)
 	}
 	dir := fleet.Forward
-	if d.roll.Was == fleet.StateReverting {
+	if d.takenBack() || d.s != nil && d.s.reverting() {
 		dir = fleet.Back
 	}
 	cells := d.roll.Limits.cells(labels, dir)

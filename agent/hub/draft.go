@@ -120,9 +120,6 @@ func b2i(b bool) int {
 
 // enter moves the rollout to a state and leaves the audit entry of it.
 func (d *draft) enter(state string, stop *fleet.Stop, by, act, why, done string) {
-	if state != d.roll.State && (state == fleet.StatePaused || state == fleet.StateHalted) && d.roll.State == fleet.StateReverting {
-		d.roll.Was = fleet.StateReverting
-	}
 	d.roll.State, d.roll.Stop, d.rollDirty = state, stop, true
 	d.roll.News++
 	d.note(by, act, why, done)
@@ -234,9 +231,10 @@ func successor(old *rolloutRecord, s *signed, now time.Time) *rolloutRecord {
 	return next
 }
 
-// state is the group's, with what the signers want counted in.
+// state is the group's, with what the signers want counted in: a rollout that they take back is not halted any more, however
+// it was stopped before. Only a pause holds that up.
 func (d *draft) state() string {
-	if d.roll.State == fleet.StateOpen && d.s != nil && d.s.reverting() {
+	if d.s != nil && d.s.reverting() && (d.roll.State == fleet.StateOpen || d.roll.State == fleet.StateHalted) {
 		return fleet.StateReverting
 	}
 	return d.roll.State

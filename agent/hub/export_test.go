@@ -1,5 +1,7 @@
 package hub
 
+import "github.com/slipway-deploy/slipway/agent/fleet"
+
 // Core is the engine without goroutines, for the simulator.
 type Core = core
 
@@ -15,6 +17,9 @@ func NewCore(cfg Config, broken ...string) *Core {
 
 // Restarted forgets what only memory holds.
 func (c *core) Highest() int64 { return c.seen() }
+
+// Ready says that the store has been read.
+func (c *core) Ready() bool { return c.ready() }
 
 // The records of the store, for those who check invariants.
 type (
@@ -40,3 +45,6 @@ func LimitOf(r *RolloutRecord, cell string) int { return r.Limits.of(cell) }
 
 // PlusCounts adds.
 var PlusCounts = plus
+
+// CountOf is one host with a result.
+func CountOf(r fleet.Result) fleet.Counts { return count(fleet.Counts{}, r, 1) }

@@ -1,6 +1,8 @@
 package hub
 
 import (
+	"slices"
+
 	"github.com/slipway-deploy/slipway/agent/fleet"
 )
 
@@ -39,13 +41,13 @@ func (h *hostRecord) reported(fence int64) bool {
 	return h.Last != nil && h.Last.Fence == fence || h.Back != nil && h.Back.Fence == fence
 }
 
-// report counts an ending and frees the slots, unless the app does not serve: then the host goes on using its budget. An
-// update that was given up before the swap has changed nothing, so it frees them whatever the app does.
+// report counts an ending and frees the slots, unless the app does not serve: then the host goes on using its budget, also
+// after an update that was given up. It is unavailable, whatever made it so.
 func (d *draft) report(j *job, hold row[holdRecord], rec row[hostRecord]) {
 	host, f, h := j.Caller.Host, j.Finish, hold.val
 	out := &outcome{Rollout: h.Rollout, Fence: f.Fence, Result: f.Result, Serving: f.Serving, Wave: h.Wave, Cause: f.Cause,
 		Reason: f.Reason, Took: f.Took, At: d.now}
-	keeps := !f.Serving && f.Result != fleet.Skipped
+	keeps := !f.Serving
 	if out.Result == fleet.Committed && !f.Serving {
 		out.Result = fleet.Stuck
 	}
@@ -104,7 +106,7 @@ func (d *draft) score(next *hostRecord, h *holdRecord, out *outcome) {
 
 // limit stops the rollout in the transaction that reaches a signed limit.
 func (d *draft) limit(reason string) {
-	watched := d.roll.State == fleet.StateOpen || d.roll.State == fleet.StatePaused && d.roll.Was != fleet.StateReverting
+	watched := d.roll.State == fleet.StateOpen || d.roll.State == fleet.StatePaused && !d.takenBack()
 	if d.s == nil || !watched || d.roll.Failed <= d.roll.Excused || d.c.broken["limit"] {
 		return
 	}
@@ -130,18 +132,18 @@ func (d *draft) stopBy(by, why string) {
 
 // failedBack pauses the taking back of a rollout: another round would not make it better, a person may.
 func (d *draft) failedBack(out *outcome) {
-	if d.roll.State != fleet.StateReverting && d.state() != fleet.StateReverting {
+	if d.state() != fleet.StateReverting {
 		return
 	}
 	why := "a host failed while it was taken back"
 	if out.Reason != "" {
 		why += ": " + out.Reason
 	}
-	if d.roll.State == fleet.StateOpen {
-		d.roll.Was = fleet.StateOpen // the signers reverse it: resume lets that go on
-	}
 	d.enter(fleet.StatePaused, &fleet.Stop{By: byHub, Reason: why, At: d.now}, byHub, fleet.ActPause, why, "the rollout is paused")
 }
+
+// takenBack says that this rollout is being taken back, or was: it never goes forward again.
+func (d *draft) takenBack() bool { return slices.Contains(d.roll.Taken, d.roll.ID) }
 
 // mayTakeBack says what forbids to take the release back, or nothing.
 func (d *draft) mayTakeBack() string {
@@ -154,10 +156,8 @@ func (d *draft) mayTakeBack() string {
 	case dep.Coordinator != nil && dep.Coordinator.TightenOnly:
 		return "the deployment lets its coordinator only delay (coordinator.tighten_only): sign state revert"
 	}
-	for _, id := range d.roll.Taken {
-		if id == d.roll.ID {
-			return "this rollout was taken back before; sign a new one"
-		}
+	if d.takenBack() {
+		return "this rollout was taken back before; sign a new one"
 	}
 	return ""
 }

@@ -92,11 +92,12 @@ func (d *draft) again(j *job, hold row[holdRecord]) (fleet.TurnAnswer, bool) {
 	case same && h.State == holdHeld:
 		return fleet.TurnAnswer{Answer: fleet.Granted, Fence: fence, Deadline: h.Deadline}, false
 	case t.Want == fleet.Nowhere, !same && h.State != holdUnhealthy:
-		a := wait(fleet.RuleHeld, "this host still holds slot "+sentence("%d", fence)+" of rollout "+h.Rollout)
-		a.Fence, a.Rollout = fence, h.Rollout
-		return a, false
+		return holding(h, fence), false
 	}
 	if rule, reason := d.mayGo(j.Caller.Host, t); rule != "" {
+		if t.Fence != fence {
+			return holding(h, fence), false
+		}
 		return wait(rule, reason), false
 	}
 	if !d.room(4, 2) {
@@ -109,6 +110,13 @@ func (d *draft) again(j *job, hold row[holdRecord]) (fleet.TurnAnswer, bool) {
 	}
 	d.hold(j, hold, &holdRecord{Slots: h.Slots}, fence)
 	return fleet.TurnAnswer{}, true
+}
+
+// holding tells a host of the grant it has to end first, or to give back if it never heard of it.
+func holding(h *holdRecord, fence int64) fleet.TurnAnswer {
+	a := wait(fleet.RuleHeld, sentence("this host still holds slot %d of rollout %s", fence, h.Rollout))
+	a.Fence, a.Rollout = fence, h.Rollout
+	return a
 }
 
 // hold writes the host's grant and answers it once it is committed.

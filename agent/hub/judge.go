@@ -47,8 +47,8 @@ func (d *draft) stands(host string, h *hostRecord) progress {
 		return unwell
 	case failed(last):
 		return wrong
-	case last == fleet.Committed, last == "" && runsIt && h.Runs.Healthy:
-		return good
+	case runsIt && h.Runs.Healthy && last != fleet.FailedBefore:
+		return good // a host that committed and runs something else by now, or was replaced, proves nothing
 	case last == fleet.FailedBefore:
 		return tried
 	}

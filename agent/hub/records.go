@@ -24,7 +24,7 @@ type rolloutRecord struct {
 	Version  release.Version `json:"version,omitzero"`
 	Digest   release.Digest  `json:"digest,omitzero"`
 	State    string          `json:"state"`
-	// Was is the state that resume and reconcile go back to.
+	// Was is the state that reconcile goes back to.
 	Was  string      `json:"was,omitempty"`
 	Stop *fleet.Stop `json:"stop,omitempty"`
 	// Wave is the last one open and Since when it was opened.

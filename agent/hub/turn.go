@@ -133,7 +133,7 @@ func (d *draft) objection(t *fleet.Turn) (rule, reason string) {
 		return fleet.RulePlan, "this hub knows no deployment of " + d.g.name.App.String() + " in " + d.g.name.Environment.String() + " that names it"
 	case d.roll.State == fleet.StateRestored || d.g.suspect > d.roll.Known:
 		return fleet.RuleRestored, "the store came back from an old copy; an operator has to reconcile first"
-	case d.g.haltedFleet(d.c) && !d.c.broken["halt"]:
+	case d.g.haltedFleet(d.c):
 		return fleet.RuleHalted, stopped("the whole fleet is halted", d.c.cache.halt.val)
 	case d.s.Deployment.Sequence < d.roll.Sequence || d.s.Document != d.roll.Document || d.s.epoch() < d.roll.Epoch:
 		return fleet.RulePlan, sentence("this hub has not fetched deployment %d and emergency document %d yet", d.roll.Sequence, d.roll.Epoch)
@@ -146,7 +146,7 @@ func (d *draft) objection(t *fleet.Turn) (rule, reason string) {
 }
 
 func (d *draft) stateObjection() (rule, reason string) {
-	switch d.roll.State {
+	switch d.state() {
 	case fleet.StateHalted:
 		return fleet.RuleHalted, because("the rollout is halted", d.roll.Stop)
 	case fleet.StatePaused:

@@ -1,0 +1,113 @@
+package hub_test
+
+import (
+	"flag"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+var (
+	seedFlag  = flag.Uint64("seed", 0, "replay this one simulated history and print it")
+	schedules = flag.Int("schedules", 300, "how many simulated histories to run")
+)
+
+const (
+	storm = 12 * time.Minute // how long accidents happen
+	calm  = 3 * time.Hour    // and how long after that everything must have ended well
+)
+
+// simulate plays one history and returns what went wrong.
+func simulate(seed uint64, trace *strings.Builder, broken ...string) string {
+	w := &world{rng: rand.New(rand.NewPCG(seed, 3)), trace: trace}
+	defer w.end()
+	w.draw()
+	w.broken = broken
+	for _, h := range w.hubs {
+		h.crash()
+		h.start()
+	}
+	w.storms()
+	failed := func() bool { return w.failure != "" }
+	w.run(storm, failed)
+	w.calmDown()
+	for !failed() && w.now < storm+calm && !w.settled() {
+		w.care()
+		w.run(w.now+time.Minute, failed)
+	}
+	if !failed() && !w.settled() {
+		w.fail("20: not everything ended well in %v of calm: %+v, holds %d", calm, w.check.roll, len(w.check.holds))
+	}
+	return w.failure
+}
+
+// storms schedules accidents and people's acts.
+func (w *world) storms() {
+	bad, busy := w.rng.Float64(), w.rng.Float64()
+	for range int(bad * 14) {
+		w.after(w.between(0, storm), w.weather)
+	}
+	for range int(busy * 6) {
+		w.after(w.between(time.Minute, storm), w.someAct)
+	}
+	for range w.rng.IntN(4) {
+		w.after(w.between(time.Minute, storm), w.signers)
+	}
+}
+
+// calmDown ends all accidents.
+func (w *world) calmDown() {
+	w.logf("calm")
+	w.calm, w.storeDown = true, false
+	w.check.calmSince = w.now
+	for _, h := range w.hubs {
+		h.noStore, h.plan = false, w.published
+		h.rise()
+	}
+	for _, h := range w.hosts {
+		h.cut, h.stale = false, false
+		h.boot()
+	}
+}
+
+// end lets go of every coroutine.
+func (w *world) end() {
+	for _, h := range w.hubs {
+		for _, t := range h.tasks {
+			w.kill(t)
+		}
+	}
+	for _, h := range w.hosts {
+		w.kill(h.work)
+	}
+}
+
+func TestSimulatedFleets(t *testing.T) {
+	if *seedFlag != 0 {
+		var trace strings.Builder
+		failure := simulate(*seedFlag, &trace)
+		t.Log("\n" + trace.String())
+		if failure != "" {
+			t.Error(failure)
+		}
+		return
+	}
+	first := rand.Uint64() >> 16
+	t.Logf("%d histories from seed %d", *schedules, first)
+	var next atomic.Int64
+	var all sync.WaitGroup
+	for range 2 {
+		all.Go(func() {
+			for i := next.Add(1); i <= int64(*schedules) && !t.Failed(); i = next.Add(1) {
+				seed := first + uint64(i)
+				if failure := simulate(seed, nil); failure != "" {
+					t.Errorf("seed %d: %s\nreplay: go test ./agent/hub -run TestSimulatedFleets -v -seed %d", seed, failure, seed)
+				}
+			}
+		})
+	}
+	all.Wait()
+}
