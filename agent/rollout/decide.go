@@ -44,6 +44,9 @@ func (c *decider) decide() Decision {
 	if c.d.State == release.StateRevert {
 		return c.revert()
 	}
+	if c.ordered() {
+		return c.orderedBack()
+	}
 	if because, ok := c.upToDate(); ok {
 		return idle(RuleUpToDate, because)
 	}
@@ -128,9 +131,33 @@ func (c *decider) revertWaits() (waits []wait, start time.Time) {
 	if p.MaxUnavailable == 0 || !c.coordinated() || !c.in.Now.Before(last) {
 		return waits, start
 	}
-	if a := c.in.Slot.Answer; a != AnswerGranted && a != AnswerLost {
+	if !c.grantedBack() && c.in.Slot.Answer != AnswerLost {
 		text := "the revert waits for a slot, until " + clock(last) + " at the latest"
 		waits = append(waits, wait{RuleCoordinator, last, why(text, c.in.Slot.Reason)})
 	}
 	return waits, start
+}
+
+func (c *decider) grantedBack() bool { return c.in.Slot.Answer == AnswerGranted && c.in.Slot.Back }
+
+// ordered reports whether the coordinator's order to go back counts. It can only ever take a host that runs the deployment's
+// release to the signed fallback, once in a rollout, and only if the signers let a hub do so: because a halt shall revert, or
+// because they did not keep reverts to signatures.
+func (c *decider) ordered() bool {
+	d, cur := c.d, c.in.Current
+	allowed := d.Halt != nil && d.Halt.OnHalt == "revert" || d.Revert == nil || !d.Revert.Signed
+	runs := cur != nil && !cur.Stopped && d.Release != nil && cur.Digest == d.Release.SHA256
+	return c.in.Slot.Order && c.s.hasHub() && !d.Coordinator.TightenOnly && allowed && runs && !c.in.WentBack && c.fallback() != nil
+}
+
+// orderedBack goes back with a slot for it. A host that does not serve is unavailable already and waits for none.
+func (c *decider) orderedBack() Decision {
+	answer := Decision{Verb: VerbRevert, Target: c.fallback(), Rule: RuleOrder}
+	if c.in.Current.Healthy && !c.grantedBack() {
+		answer.Rule = RuleCoordinator
+		answer.Because = why("the hub takes this rollout back; this host waits for a slot to go to the fallback", c.in.Slot.Reason)
+		return answer
+	}
+	answer.Act, answer.Because = true, fmt.Sprintf("the hub takes rollout %s back to the signed fallback, as the signers allow", c.d.RolloutID)
+	return answer
 }

@@ -27,6 +27,7 @@ const (
 	RuleEnvironment Rule = "environment"
 	RuleRevoked     Rule = "revoked"
 	RuleRevert      Rule = "revert"
+	RuleOrder       Rule = "order"
 	RuleUpToDate    Rule = "up-to-date"
 	RuleState       Rule = "state"
 	RuleMetadata    Rule = "metadata"
@@ -49,7 +50,7 @@ const (
 
 // Rules lists every rule, so that a metric can show the ones that never fired as zero.
 func Rules() []Rule {
-	return []Rule{RuleDeployment, RuleEnvironment, RuleRevoked, RuleRevert, RuleUpToDate, RuleState, RuleMetadata, RuleClock,
+	return []Rule{RuleDeployment, RuleEnvironment, RuleRevoked, RuleRevert, RuleOrder, RuleUpToDate, RuleState, RuleMetadata, RuleClock,
 		RuleNotBefore, RuleExpires, RuleFreshness, RuleEmergency, RuleMinimum, RuleQuarantined, RuleHold, RuleInventory,
 		RuleWave, RuleAdvance, RuleFreeze, RuleWindow, RuleCoordinator, RuleOpen}
 }

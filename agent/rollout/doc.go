@@ -7,6 +7,8 @@
 //  2. revoked: a running release whose digest is revoked follows the signed on_revoked (keep, revert, stop), at once.
 //  3. revert: state "revert" takes hosts that run the release to the fallback. Waves, windows, freezes, expiry, freshness,
 //     emergency stops and holds never delay it; a healthy host is paced by the signed revert policy, an unhealthy one is not.
+//     A hub's order to go back counts like that, with a slot of its own, if the signers let a hub order it: once in a rollout, from
+//     the deployment's release to its signed fallback, and never where the coordinator is tighten_only.
 //  4. up-to-date: the host runs what is wanted, or has nothing to remove.
 //
 // A start (activation of the release, or removal if the deployment says absent) passes only if none of these says wait:

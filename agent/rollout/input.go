@@ -45,6 +45,8 @@ type Input struct {
 	// Quarantined is why this host does not try the wanted release again; nil if it may.
 	Quarantined *string
 	Slot        Slot
+	// WentBack says that this host already went back once by order of the coordinator in this rollout.
+	WentBack bool
 }
 
 // Expired says which role's metadata ended and when.
@@ -82,9 +84,13 @@ const (
 	AnswerLost    Answer = "lost"
 )
 
-// Slot is the coordinator's answer, since when it has been the same, and its own words.
+// Slot is the coordinator's answer, since when it has been the same, and its own words. Back says that it answers a host that
+// asked to go to the fallback: a slot is for one direction. Order says that the coordinator takes the rollout back; it counts
+// only as far as the signed deployment lets a coordinator order that.
 type Slot struct {
 	Answer Answer
 	Since  time.Time
 	Reason string
+	Back   bool
+	Order  bool
 }

@@ -159,8 +159,8 @@ func (f *Forecast) judge(s *Schedule, i int) {
 		f.warn(WarnBunched, w.Name, "%.0f %% of wave %s start at the same instant, %s, because the calendar is closed during its spread",
 			share*100, w.Name, clock(at))
 	}
-	if _, open := s.advanced(i); !open && w.Advance == "auto" && !s.hasHub() {
-		f.warn(WarnAdvance, w.Name, "wave %s advances automatically but there is no hub to judge the waves before it: it needs a signed max_wave", w.Name)
+	if _, open := s.advanced(i); !open && w.Advance == "auto" && !s.hubJudges() {
+		f.warn(WarnAdvance, w.Name, "wave %s advances automatically but there is no hub that may judge the waves before it: it needs a signed max_wave", w.Name)
 	}
 }
 

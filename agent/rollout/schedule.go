@@ -152,9 +152,9 @@ func (s *Schedule) advanced(wave int) (because string, open bool) {
 	for _, w := range s.d.Waves[:wave+1] {
 		switch {
 		case w.Advance == "" || w.Advance == "none":
-		case w.Advance == "auto" && s.hasHub():
+		case w.Advance == "auto" && s.hubJudges():
 		case w.Advance == "auto":
-			return fmt.Sprintf("wave %s needs a signed max_wave: wave %s advances automatically and no hub is there to judge it", name, w.Name), false
+			return fmt.Sprintf("wave %s needs a signed max_wave: wave %s advances automatically and no hub may judge it", name, w.Name), false
 		default:
 			return fmt.Sprintf("wave %s needs a signed max_wave: wave %s advances by signature", name, w.Name), false
 		}
@@ -163,6 +163,9 @@ func (s *Schedule) advanced(wave int) (because string, open bool) {
 }
 
 func (s *Schedule) hasHub() bool { return s.d.Coordinator != nil && s.d.Coordinator.Kind == "hub" }
+
+// hubJudges says whether a hub may open waves. One that may only tighten may not: opening is what the signatures are for then.
+func (s *Schedule) hubJudges() bool { return s.hasHub() && !s.d.Coordinator.TightenOnly }
 
 // revertShare is the share of the fleet that reverts before the host: the reverse of the order in which it went forward.
 func (s *Schedule) revertShare(h Host) uint64 {

@@ -109,7 +109,7 @@ func (m *simulation) candidates(hosts []Host) []candidate {
 
 // waves splits the candidates where a hub opens one wave after the other.
 func (m *simulation) waves(list []candidate) [][]candidate {
-	judged := m.s.hasHub() && slices.ContainsFunc(m.s.d.Waves, func(w release.Wave) bool { return w.Advance == "auto" })
+	judged := m.s.hubJudges() && slices.ContainsFunc(m.s.d.Waves, func(w release.Wave) bool { return w.Advance == "auto" })
 	if !judged {
 		return [][]candidate{list}
 	}

@@ -173,7 +173,7 @@ func (c *decider) coordinatorWait() *wait {
 		return &wait{RuleCoordinator, until, why(text, slot.Reason)}
 	}
 	switch {
-	case slot.Answer == AnswerGranted:
+	case slot.Answer == AnswerGranted && !slot.Back:
 		return nil
 	case slot.Answer == AnswerWait:
 		return hold(time.Time{}, "the coordinator has no slot for this host yet")
