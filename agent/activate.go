@@ -24,6 +24,7 @@ var (
 	fpFallback = durable.NewFailpoint("agent.activate.fallback-set")
 	fpArmed    = durable.NewFailpoint("agent.activate.guard-armed")
 	fpWired    = durable.NewFailpoint("agent.activate.trial-wired")
+	fpChecked  = durable.NewFailpoint("agent.activate.slot-checked")
 	fpSwapped  = durable.NewFailpoint("agent.activate.swapped")
 	fpUnits    = durable.NewFailpoint("agent.activate.units-written")
 	fpRestart  = durable.NewFailpoint("agent.activate.restarted")
@@ -119,7 +120,7 @@ const (
 func (m *Machine) newAttempt(w *wish, from release.ID, back rehearsal, baseline string) *state.Attempt {
 	minHealthy, length, boots := trialTimes(w.deployment.Health)
 	return &state.Attempt{
-		ID: newAttemptID(), Sequence: w.deployment.Sequence, RolloutID: w.deployment.RolloutID, Digest: w.digest,
+		ID: newAttemptID(), Sequence: w.deployment.Sequence, RolloutID: w.deployment.RolloutID, Digest: w.digest, Fence: m.grant(),
 		From: from, To: w.id, Fallback: back.target, Rehearsed: back.print, Started: m.Clock.Now().UTC(),
 		BootID: m.Clock.BootID(), Deadline: m.Clock.Boot() + length, Length: length, MaxBoots: boots,
 		MinHealthy: minHealthy, Baseline: baseline, OnFirstFailure: w.deployment.OnFirstFailure, Timing: timings(w.deployment.Health),
@@ -164,6 +165,7 @@ func (m *Machine) enter(ctx context.Context, tx *state.Tx, a *state.Attempt, set
 	if err := m.reportPhase(tx.State, sentence("activating %s %s (was %s): %s", m.app, a.To.Version(), orNothing(name(a.From)), d.Because)); err != nil {
 		return fmt.Errorf("cannot record the activation, so it does not happen: %w", err)
 	}
+	var confirmed time.Duration
 	steps := []struct {
 		do func() error
 		fp *durable.Failpoint
@@ -174,7 +176,8 @@ func (m *Machine) enter(ctx context.Context, tx *state.Tx, a *state.Attempt, set
 		{func() error { return m.setFallback(a.Fallback) }, fpFallback},
 		{func() error { return m.Guards.Arm(ctx, ticket(m.app, a), a.Deadline+guardGrace) }, fpArmed},
 		{func() error { return m.wireTrial(set) }, fpWired},
-		{func() error { return m.tree.Swap(a.To) }, fpSwapped},
+		{func() (err error) { confirmed, err = m.lastCheck(ctx, a.Fence); return err }, fpChecked},
+		{func() error { return errors.Join(m.stillConfirmed(confirmed), m.tree.Swap(a.To)) }, fpSwapped},
 		{func() error { return m.install(ctx, set, true) }, fpUnits},
 		{func() error { return m.startEntry(ctx, a, set) }, fpRestart},
 	}
@@ -222,7 +225,7 @@ func (m *Machine) failedEntry(ctx context.Context, tx *state.Tx, cause error) er
 		return errors.Join(cause, err)
 	}
 	if tx.State.Phase == state.Activating && cur != a.To {
-		return errors.Join(cause, m.abort(ctx, tx, cause.Error()))
+		return errors.Join(cause, m.abort(ctx, tx, cause))
 	}
 	if back := new(takenBackError); errors.As(cause, &back) {
 		return m.beginRevert(tx, a.Fallback, back.cause, back.reason)
@@ -239,8 +242,8 @@ func (m *Machine) failedEntry(ctx context.Context, tx *state.Tx, cause error) er
 
 // abort ends an attempt that never touched the app. Guard and marker go first: afterwards nobody would know of them, and as
 // long as `current` is the old release they stand for nothing. A guard that cannot be disarmed finds its attempt ended.
-func (m *Machine) abort(ctx context.Context, tx *state.Tx, reason string) error {
-	a := tx.State.Attempt
+func (m *Machine) abort(ctx context.Context, tx *state.Tx, cause error) error {
+	a, reason := tx.State.Attempt, cause.Error()
 	if err := m.Guards.Disarm(ctx, m.app, a.ID); err != nil {
 		m.Log.Warn("the guard of an attempt that was given up could not be disarmed", "app", m.app, "error", err)
 	}
@@ -252,11 +255,14 @@ func (m *Machine) abort(ctx context.Context, tx *state.Tx, reason string) error 
 	} else if err != nil {
 		return err
 	}
-	o := state.Outcome{At: m.Clock.Now().UTC(), Attempt: a.ID, Result: "aborted", From: a.From, To: a.From, Tried: a.To, Sequence: a.Sequence, Cause: state.CauseInterrupted, Reason: reason}
+	o := state.Outcome{At: m.Clock.Now().UTC(), Attempt: a.ID, Result: "aborted", From: a.From, To: a.From, Tried: a.To, Sequence: a.Sequence, Fence: a.Fence, Cause: state.CauseInterrupted, Reason: reason}
 	tx.State.Record(o)
 	tx.State.Attempt = nil
 	r, _ := tx.State.RetryOf(a.Digest)
-	r.Digest, r.Tries, r.Reason = a.Digest, r.Tries+1, reason
+	if refused := new(slotRefusedError); !errors.As(cause, &refused) {
+		r.Tries++ // a slot that was not confirmed says nothing about the release, nor about this host
+	}
+	r.Digest, r.Reason = a.Digest, reason
 	r.RetryAt = m.Clock.Now().Add(retryDelay(r.Tries))
 	tx.State.SetRetry(r)
 	if err := tx.Advance(state.Idle); err != nil {

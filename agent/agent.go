@@ -163,6 +163,8 @@ type Deps struct {
 	Log     hclog.Logger
 	// StageSlots bounds how many apps stage at once.
 	StageSlots chan struct{}
+	// Coordinator is asked by deployments that name one; nil in processes that must not touch the network.
+	Coordinator Coordinator
 }
 
 // Settings are the wishes of the host's configuration for one app. They are replaced as a whole.
@@ -183,6 +185,10 @@ type Settings struct {
 	KeepFor      time.Duration
 	// MaxBundleAge bounds the age of news that came in a bundle; zero leaves what is signed as the only bound.
 	MaxBundleAge time.Duration
+	// SlotPoll is how often a coordinator is asked or told; zero means every 30 seconds. Its own wish comes first.
+	SlotPoll time.Duration
+	// Unfit is why this host may start nothing new for now: its identity belongs to another machine. What runs goes on.
+	Unfit string
 }
 
 // Endpoint replaces where one check connects to: a whole URL, an address, or the port alone.

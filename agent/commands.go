@@ -89,7 +89,7 @@ func (m *Machine) Revert(ctx context.Context, c Command) (int64, error) {
 		case state.Activating, state.Committed, state.Reverting, state.Removing:
 			return &BusyError{Phase: tx.State.Phase}
 		}
-		return m.startRevert(tx, release.ID{}, state.CauseOperator, byOperator(c))
+		return m.startRevert(tx, retreat{cause: state.CauseOperator, reason: byOperator(c)})
 	})
 }
 
@@ -226,6 +226,9 @@ func (m *Machine) Plan(ctx context.Context) (act bool, plan []string, err error)
 		return false, []string{sentence("nothing: %s %s runs, as signed", m.app, cur.Version())}, nil
 	}
 	d := m.decide(ctx, st, w)
+	if unfit := m.cfg().Unfit; unfit != "" && d.Verb != rollout.VerbRevert && d.Verb != rollout.VerbStop {
+		return false, []string{"wait: " + unfit}, nil
+	}
 	if !d.Act {
 		return false, []string{"wait: " + d.Because}, nil
 	}

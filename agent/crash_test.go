@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/slipway-deploy/slipway/agent/durable"
+	"github.com/slipway-deploy/slipway/agent/fleet"
 	"github.com/slipway-deploy/slipway/agent/release"
 	"github.com/slipway-deploy/slipway/agent/state"
 )
@@ -39,22 +40,23 @@ var notOfTheLife = map[string]string{
 	"agent.revert.kept":               "a first installation: TestKillWhileAFailedFirstInstallationIsKept",
 }
 
-// life takes a host from nothing to 1.0, to 1.1, tries 1.2 which turns unhealthy, and takes the app off again. It can be
-// started again wherever it was killed: what it wants next follows from the sequence the state remembers.
+// life takes a host from nothing to 1.0, and with slots of a hub to 1.1, tries 1.2 which turns unhealthy, and takes the app off
+// again. It can be started again wherever it was killed: what it wants next follows from the sequence the state remembers.
 func life(w *world) {
 	w.settings.Keep, w.settings.KeepFor = 1, time.Minute
 	w.temper(v12(), temper{DiesAfter: 5 * time.Second})
 	chapters := []struct {
 		ship *ship
+		hub  bool
 		done func() bool
 	}{
-		{v10(), w.rests(v10())},
-		{v11(), w.rests(v11())},
-		{v12(), func() bool {
+		{v10(), false, w.rests(v10())},
+		{v11(), true, w.rests(v11())},
+		{v12(), true, func() bool {
 			q, bad := w.quarantine(v12())
 			return w.phase(state.Idle)() && w.current() == v11().id && bad && q.Cause == state.CauseUnhealthy
 		}},
-		{nil, func() bool { return w.phase(state.Idle)() && w.current().IsZero() }},
+		{nil, true, func() bool { return w.phase(state.Idle)() && w.current().IsZero() }},
 	}
 	if w.fresh() {
 		must(w.t, os.MkdirAll(filepath.Join(w.tree.Root(), "releases", ".incoming-"+v13().digest.String()), 0o755))
@@ -63,7 +65,11 @@ func life(w *world) {
 	w.start()
 	for i := max(1, w.read().Sequence); i <= int64(len(chapters)); i++ {
 		c := chapters[i-1]
-		w.deploy(i, c.ship)
+		if c.hub {
+			w.deploy(i, c.ship, underHub(nil))
+		} else {
+			w.deploy(i, c.ship)
+		}
 		w.until(fmt.Sprintf("chapter %d is done", i), func() bool { return w.read().Sequence >= i && c.done() })
 		w.pass(20 * time.Minute) // old releases are pruned
 		w.nothingInFlight()
@@ -105,6 +111,7 @@ func TestLifeOfAChild(t *testing.T) {
 		began := time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 		w := newWorld(t, dir, filepath.Join(outside, "supervisor"))
 		w.clock.seen, w.clock.bootedAt = seen, began.Add(-time.Hour)
+		w.hub = newDesk(filepath.Join(outside, "hub"))
 		if os.Getenv(rebootEnv) != "" {
 			w.bootAfterPowerCut()
 		}
@@ -301,6 +308,19 @@ func (h host) checkEnd(t *testing.T) {
 	left, _ := filepath.Glob(filepath.Join(w.tree.Root(), "releases", ".[a-z]*"))
 	if len(left) > 0 {
 		t.Errorf("garbage is left: %v", left)
+	}
+	h.checkHub(t)
+}
+
+// checkHub asserts that every slot came back with the report of how it was used.
+func (h host) checkHub(t *testing.T) {
+	t.Helper()
+	hub, ended := newDesk(filepath.Join(h.outside, "hub")), map[fleet.Result]int{}
+	for fence := int64(1); fence <= hub.Last; fence++ {
+		ended[hub.Reports[fence].Result]++
+	}
+	if hub.Holder != nil || ended[fleet.Committed] != 2 || ended[fleet.Reverted] < 1 || ended[""] > 0 {
+		t.Errorf("held: %+v, reports: %v", hub.Holder, hub.Reports)
 	}
 }
 

@@ -33,6 +33,7 @@ type source struct {
 	// slow, if set, runs at the beginning of every Stage; refreshHangs makes Refresh wait for its end.
 	slow         func(context.Context, func(agent.Progress))
 	refreshHangs bool
+	refreshed    int
 }
 
 func newSource() *source {
@@ -42,6 +43,7 @@ func newSource() *source {
 func (s *source) Refresh(ctx context.Context) (agent.Metadata, error) {
 	s.mu.Lock()
 	hangs := s.refreshHangs
+	s.refreshed++
 	s.mu.Unlock()
 	if hangs {
 		<-ctx.Done()
@@ -105,6 +107,12 @@ func (s *source) Stage(ctx context.Context, a release.Artifact, dir string, prog
 		return nil, err
 	}
 	return sh.manifest, nil
+}
+
+func (s *source) refreshes() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.refreshed
 }
 
 func (s *source) put(path string, data []byte) {

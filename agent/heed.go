@@ -64,9 +64,9 @@ func (m *Machine) overtaken(ctx context.Context, w *wish) (d rollout.Decision, p
 }
 
 // takesBack reports whether signed documents take back what was activated, and as what that counts. A policy that would stop
-// a running release takes back one in trial.
+// a running release takes back one in trial. A coordinator's order does not: the update under its slot ends first.
 func takesBack(d rollout.Decision) (state.Cause, bool) {
-	if !d.Act || d.Verb != rollout.VerbRevert && d.Verb != rollout.VerbStop {
+	if !d.Act || d.Verb != rollout.VerbRevert && d.Verb != rollout.VerbStop || d.Rule == rollout.RuleOrder {
 		return "", false
 	}
 	if d.Rule == rollout.RuleRevoked {

@@ -27,6 +27,8 @@ type Host struct {
 	leaving  map[release.App]chan struct{} // closed once the machine of an app that left has stopped
 	poke     chan chan error
 	ctx      context.Context
+	hintedAt time.Duration // on the boot clock: when the last hint of a coordinator was, or will be, followed
+	hinted   bool
 }
 
 // RefreshState is how the last refresh ended and when the next is due.
@@ -67,6 +69,7 @@ func (h *Host) Configure(apps map[release.App]Settings, interval time.Duration, 
 		}
 		r := &runner{machine: NewMachine(app, h.deps, s), after: h.leaving[app], done: make(chan struct{})}
 		r.machine.refreshed(h.polled)
+		r.machine.hint = h.hint
 		h.running[app] = r
 		if h.ctx != nil {
 			h.start(r)
@@ -188,6 +191,29 @@ func (h *Host) Poke() {
 	case h.poke <- nil:
 	default:
 	}
+}
+
+// A coordinator's hint that there is news is followed once in 30 seconds, and a random while later: whoever owns a coordinator
+// must not be able to make a fleet storm the repository.
+const (
+	hintEvery  = 30 * time.Second
+	hintSpread = 5 * time.Second
+)
+
+// hint refreshes soon because a coordinator says that there is news.
+func (h *Host) hint() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	now := h.deps.Clock.Boot()
+	if h.hinted && h.hintedAt > now {
+		return // one is on its way
+	}
+	at := now + rand.N(hintSpread)
+	if h.hinted {
+		at = max(at, h.hintedAt+hintEvery+rand.N(hintSpread))
+	}
+	h.hintedAt, h.hinted = at, true
+	time.AfterFunc(at-now, h.Poke)
 }
 
 // Run starts the machines and polls until ctx ends; it returns when every machine has stopped.

@@ -43,6 +43,9 @@ type Machine struct {
 	// expectsRefresh is set while the first refresh of this process is still to come to its end.
 	expectsRefresh bool
 
+	slots slots
+	hint  func() // there may be news to fetch; nil if nobody fetches
+
 	overruling atomic.Bool
 	nudged     bool // `apply`: do not wait out a back-off jitter
 }
@@ -57,6 +60,8 @@ type View struct {
 	Busy       bool
 	// Turn is what the rollout's rules said when the app was last looked at; nil if there was nothing for them to decide.
 	Turn *rollout.Decision
+	// Slot is the coordinator's last word; nil if none was asked.
+	Slot *SlotAnswer
 }
 
 // NewMachine makes the machine of app. It does nothing until Run, Guard or Boot is called.

@@ -39,7 +39,7 @@ func (m *Machine) recoverAttempt(ctx context.Context, tx *state.Tx) error {
 	}
 	switch {
 	case tx.State.Phase == state.Activating && cur != a.To:
-		return m.abort(ctx, tx, "slipwayd was interrupted before the swap")
+		return m.abort(ctx, tx, errors.New("slipwayd was interrupted before the swap"))
 	case tx.State.Phase == state.Activating:
 		return m.beginRevert(tx, a.Fallback, state.CauseInterrupted, "slipwayd was interrupted during the activation")
 	case tx.State.Phase != state.Trial:
@@ -232,7 +232,7 @@ func (m *Machine) guardDecides(ctx context.Context, tx *state.Tx, t Ticket) erro
 	case tx.State.Phase == state.Reverting && !a.Restarted:
 		return nil
 	case tx.State.Phase == state.Activating && cur != a.To:
-		return errors.Join(m.abort(ctx, tx, "the guard found the activation unfinished"), errSuperseded)
+		return errors.Join(m.abort(ctx, tx, errors.New("the guard found the activation unfinished")), errSuperseded)
 	case tx.State.Phase != state.Trial && tx.State.Phase != state.Activating:
 		return errSuperseded
 	case a.BootID == m.Clock.BootID() && m.Clock.Boot() < a.Deadline:

@@ -20,13 +20,29 @@ func (m *Machine) takeDown(ctx context.Context, w *wish, d rollout.Decision) (ti
 	if err != nil {
 		return 0, err
 	}
-	if !d.Act {
+	if unfit := m.cfg().Unfit; unfit != "" && d.Verb == rollout.VerbRemove {
+		m.wait("clone", unfit)
+		return idleWait, nil
+	}
+	if d = m.askFor(ctx, st, w, d); !d.Act {
 		return m.notNow(st, d)
+	}
+	fence := int64(0)
+	if d.Verb == rollout.VerbRemove { // what is revoked is stopped without asking
+		fence = m.grant()
+	}
+	confirmed, err := m.lastCheck(ctx, fence)
+	if err != nil {
+		return m.slotRefused(err)
 	}
 	return 0, m.locked(ctx, func(tx *state.Tx) error {
 		if tx.State.Sequence != w.deployment.Sequence {
 			return errSuperseded
 		}
+		if err := m.stillConfirmed(confirmed); err != nil {
+			return err
+		}
+		tx.State.Fence = fence
 		return m.beginRemove(tx, d.Because)
 	})
 }
@@ -56,7 +72,8 @@ func (m *Machine) remove(ctx context.Context) {
 			return err
 		}
 		tx.State.Kept = release.ID{}
-		o := state.Outcome{At: m.Clock.Now().UTC(), Result: "removed", From: cur, Sequence: tx.State.Sequence}
+		o := state.Outcome{At: m.Clock.Now().UTC(), Result: "removed", From: cur, Sequence: tx.State.Sequence, Fence: tx.State.Fence}
+		tx.State.Fence = 0
 		tx.State.Record(o)
 		if err := tx.Advance(state.Idle); err != nil {
 			return err

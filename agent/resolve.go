@@ -229,6 +229,7 @@ func (m *Machine) decide(ctx context.Context, st *state.App, w *wish) rollout.De
 		Now:  m.Clock.Now(), ClockTrusted: m.Clock.Synchronised(), Issued: w.meta.Issued,
 		MetadataExpired: expiredRole(w.meta, m.Clock.Now()),
 		Bundle:          w.meta.Bundle, MaxBundleAge: cfg.MaxBundleAge,
+		Slot: m.slot(w), WentBack: slices.Contains(st.WentBack, w.deployment.RolloutID),
 	}
 	if st.Hold != nil {
 		in.Hold = &rollout.Hold{Until: st.Hold.Until, Reason: st.Hold.Reason, By: st.Hold.By}
@@ -244,12 +245,12 @@ func (m *Machine) decide(ctx context.Context, st *state.App, w *wish) rollout.De
 	return rollout.Decide(in)
 }
 
-// running describes what `current` names. Its health is asked only when it counts: in a signed revert with a pace, where a host
-// that does not serve has no turn to wait for.
+// running describes what `current` names. Its health is asked only when it counts: in a revert with a pace, where a host that
+// does not serve has no turn to wait for.
 func (m *Machine) running(ctx context.Context, st *state.App, w *wish, id release.ID, digest release.Digest) *rollout.Running {
 	r := &rollout.Running{Version: id.Version(), Digest: digest, Stopped: st.Keeps(id)}
 	d := w.deployment
-	paced := d.State == release.StateRevert && d.Revert != nil && d.Release != nil && d.Release.SHA256 == digest
+	paced := (d.State == release.StateRevert && d.Revert != nil || m.slot(w).Order) && d.Release != nil && d.Release.SHA256 == digest
 	r.Healthy = !r.Stopped && (!paced || m.serves(ctx, id))
 	return r
 }

@@ -316,7 +316,7 @@ func (m *Machine) watchFallback(ctx context.Context, a *state.Attempt) health.Ve
 func (m *Machine) endRevert(tx *state.Tx, v health.Verdict) error {
 	a := tx.State.Attempt
 	o := state.Outcome{
-		At: m.Clock.Now().UTC(), Attempt: a.ID, Result: "reverted", From: a.To, To: a.Fallback, Tried: a.To, Sequence: a.Sequence, Cause: a.Cause, Reason: a.Reason,
+		At: m.Clock.Now().UTC(), Attempt: a.ID, Result: "reverted", From: a.To, To: a.Fallback, Tried: a.To, Sequence: a.Sequence, Fence: a.Fence, Cause: a.Cause, Reason: a.Reason,
 	}
 	to, message := state.Idle, sentence("%s is back on %s: %s", m.app, orNothing(name(a.Fallback)), a.Reason)
 	switch {
@@ -344,17 +344,90 @@ func (m *Machine) endRevert(tx *state.Tx, v health.Verdict) error {
 // revertSigned goes back because the deployment signs it, or because what runs is revoked and the deployment's signed policy
 // says so.
 func (m *Machine) revertSigned(ctx context.Context, w *wish, d rollout.Decision) error {
-	var target release.ID
+	to := retreat{cause: state.CauseSigned, reason: d.Because}
 	if d.Target != nil && m.complete(w.id) && d.Target.SHA256 == w.digest {
-		target = w.id
+		to.target = w.id
 	}
-	cause := state.CauseSigned
 	if d.Rule == rollout.RuleRevoked {
-		cause = state.CauseRevoked
+		to.cause = state.CauseRevoked
+	} else {
+		to.fence = m.grant() // which paces it, and is not asked to confirm what is signed
 	}
-	return m.locked(ctx, func(tx *state.Tx) error {
-		return m.startRevert(tx, target, cause, d.Because)
+	return m.locked(ctx, func(tx *state.Tx) error { return m.startRevert(tx, to) })
+}
+
+// orderedBack goes to the signed fallback because the coordinator takes the rollout back and rollout.Decide lets it. The
+// fallback is made ready first, so that a slot is asked for last here, too.
+func (m *Machine) orderedBack(ctx context.Context, st *state.App, w *wish, d rollout.Decision) (time.Duration, error) {
+	back, err := m.fallbackOf(ctx, w)
+	if err != nil {
+		return 0, err
+	}
+	if err := m.stage(ctx, back); err != nil {
+		return m.stageFailed(ctx, back, err)
+	}
+	if err := m.phaseIdle(ctx); err != nil {
+		return 0, err
+	}
+	q, bad := st.Quarantined(back.digest, 0)
+	if bad = bad && q.Cause.Sticky(); bad || !m.mayGoBackTo(st, back.id, m.floor()) {
+		m.wait(rollout.RuleOrder, sentence("the hub takes %s %s back and this host cannot go to the signed fallback %s: it is quarantined here, revoked, or below the rollback floor",
+			m.app, w.id.Version(), back.id.Version()))
+		return idleWait, nil
+	}
+	if d = m.askFor(ctx, st, w, d); !d.Act {
+		return m.notNow(st, d)
+	}
+	if diffs, err := m.verify(ctx, back.id); err != nil || len(diffs) > 0 {
+		return m.discard(ctx, back, diffs, err)
+	}
+	fence := m.grant()
+	confirmed, err := m.lastCheck(ctx, fence)
+	if err != nil {
+		return m.slotRefused(err)
+	}
+	return 0, m.locked(ctx, func(tx *state.Tx) error {
+		if tx.State.Sequence != w.deployment.Sequence {
+			return errSuperseded
+		}
+		if err := m.stillConfirmed(confirmed); err != nil {
+			return err
+		}
+		tx.State.GoneBack(w.deployment.RolloutID)
+		return m.startRevert(tx, retreat{target: back.id, cause: state.CauseOrdered, reason: d.Because, fence: fence})
 	})
+}
+
+// fallbackOf is the wish for a deployment's signed fallback.
+func (m *Machine) fallbackOf(ctx context.Context, w *wish) (*wish, error) {
+	back, ref := *w, *w.deployment.Fallback
+	var err error
+	if back.rel, back.relRaw, err = m.release(ctx, ref); err != nil {
+		return nil, err
+	}
+	back.digest, back.id = ref.SHA256, release.NewID(back.rel.Version, ref.SHA256)
+	return &back, nil
+}
+
+// floor is the oldest version that what runs can go back to; nil means any.
+func (m *Machine) floor() *release.Version {
+	cur, err := m.current()
+	if err != nil || cur.IsZero() {
+		return nil
+	}
+	rel, _, err := m.tree.Release(cur)
+	if err != nil {
+		return nil
+	}
+	return rel.RollbackFloor
+}
+
+// retreat is where an app goes back to and why. A zero target lets the machine choose; fence is the coordinator's grant for it.
+type retreat struct {
+	target release.ID
+	cause  state.Cause
+	reason string
+	fence  int64
 }
 
 func (m *Machine) complete(id release.ID) bool {
@@ -362,11 +435,11 @@ func (m *Machine) complete(id release.ID) bool {
 	return err == nil
 }
 
-// startRevert turns an app at rest, or in trial, towards target; a zero target lets the machine choose. It only saves.
-func (m *Machine) startRevert(tx *state.Tx, target release.ID, cause state.Cause, reason string) error {
+// startRevert turns an app at rest, or in trial, back. It only saves.
+func (m *Machine) startRevert(tx *state.Tx, to retreat) error {
 	st := tx.State
 	if a := st.Attempt; a != nil && (st.Phase == state.Trial || st.Phase == state.Activating) {
-		return m.beginRevert(tx, a.Fallback, cause, reason)
+		return m.beginRevert(tx, a.Fallback, to.cause, to.reason)
 	}
 	cur, err := m.current()
 	if err != nil {
@@ -375,29 +448,26 @@ func (m *Machine) startRevert(tx *state.Tx, target release.ID, cause state.Cause
 	if cur.IsZero() {
 		return &RefusedError{Rule: "nothing-runs", Reason: sentence("%s has no current release to revert from", m.app)}
 	}
-	if target.IsZero() {
-		target = m.earlier(st, cur)
+	if to.target.IsZero() {
+		to.target = m.earlier(st, cur)
 	}
-	if target.IsZero() {
+	if to.target.IsZero() {
 		return &RefusedError{Rule: "no-fallback", Reason: sentence("%s %s has no intact earlier release to go back to", m.app, cur.Version())}
 	}
 	a := &state.Attempt{
-		ID: newAttemptID(), Sequence: st.Sequence, From: cur, To: cur, Fallback: target, Started: m.Clock.Now().UTC(),
+		ID: newAttemptID(), Sequence: st.Sequence, From: cur, To: cur, Fallback: to.target, Fence: to.fence, Started: m.Clock.Now().UTC(),
 		BootID: m.Clock.BootID(), Deadline: m.Clock.Boot() + fallbackDeadline, Length: fallbackDeadline, MaxBoots: defaultBoots, Baseline: "none",
 	}
 	if _, digest, err := m.tree.Release(cur); err == nil {
 		a.Digest = digest
 	}
 	st.Attempt = a
-	return m.beginRevert(tx, target, cause, reason)
+	return m.beginRevert(tx, to.target, to.cause, to.reason)
 }
 
 // earlier picks the release to go back to from cur: the fallback link if it is usable, else the newest other known good.
 func (m *Machine) earlier(st *state.App, cur release.ID) release.ID {
-	var floor *release.Version
-	if rel, _, err := m.tree.Release(cur); err == nil {
-		floor = rel.RollbackFloor
-	}
+	floor := m.floor()
 	var candidates []release.ID
 	if id, err := m.tree.Fallback(); err == nil {
 		candidates = append(candidates, id)

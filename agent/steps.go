@@ -31,9 +31,9 @@ func (m *Machine) consider(ctx context.Context) time.Duration {
 		return 0
 	}
 	if err != nil {
-		return m.explain(err)
+		again = m.explain(err)
 	}
-	return again
+	return m.untilAsk(again)
 }
 
 // standDown ends a staging that was broken off.
@@ -76,14 +76,9 @@ func (m *Machine) advance(ctx context.Context) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	if st.Removed {
-		m.showTurn(nil)
-		m.setWhy(sentence("%s was removed from this host by an operator; take it out of the configuration, and in again to install it anew", m.app))
-		return idleWait, nil
-	}
-	if m.cfg().Disabled {
-		m.showTurn(nil)
-		m.setWhy(sentence("%s is disabled in this host's configuration: what runs goes on, nothing new starts", m.app))
+	m.forgetGrant()
+	m.settleSlot(ctx, st)
+	if m.atRest(ctx, st) {
 		return idleWait, nil
 	}
 	meta, err := m.known(ctx)
@@ -103,17 +98,46 @@ func (m *Machine) advance(ctx context.Context) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	if done, wait, err := m.settled(ctx, st, w, cur); done {
+	d := m.tell(ctx, st, w, m.decide(ctx, st, w))
+	if done, wait, err := m.settled(ctx, st, w, cur, d); done {
 		m.showTurn(nil)
 		return wait, err
 	}
-	d := m.decide(ctx, st, w)
 	m.showTurn(&d)
-	if w.deployment.Absent || d.Verb == rollout.VerbStop || d.Verb == rollout.VerbRemove {
+	defer m.letGoUnused(ctx)
+	switch {
+	case w.deployment.Absent || d.Verb == rollout.VerbStop || d.Verb == rollout.VerbRemove:
 		return m.takeDown(ctx, w, d)
+	case d.Verb == rollout.VerbRevert && w.deployment.State != release.StateRevert && d.Rule != rollout.RuleRevoked:
+		return m.orderedBack(ctx, st, w, d)
+	case d.Verb == rollout.VerbRevert:
+		if d = m.askFor(ctx, st, w, d); d.Act {
+			return 0, m.revertSigned(ctx, w, d)
+		}
 	}
-	if d.Act && d.Verb == rollout.VerbRevert {
-		return 0, m.revertSigned(ctx, w, d)
+	return m.approach(ctx, st, w, cur, d)
+}
+
+// atRest answers for an app that an operator or the configuration keeps from starting anything.
+func (m *Machine) atRest(ctx context.Context, st *state.App) bool {
+	switch {
+	case st.Removed:
+		m.setWhy(sentence("%s was removed from this host by an operator; take it out of the configuration, and in again to install it anew", m.app))
+	case m.cfg().Disabled:
+		m.setWhy(sentence("%s is disabled in this host's configuration: what runs goes on, nothing new starts", m.app))
+	default:
+		return false
+	}
+	m.showTurn(nil)
+	m.letGo(ctx, st)
+	return true
+}
+
+// approach brings what is signed nearer: stage, gate, wait for turn and slot, activate.
+func (m *Machine) approach(ctx context.Context, st *state.App, w *wish, cur release.ID, d rollout.Decision) (time.Duration, error) {
+	if unfit := m.cfg().Unfit; unfit != "" {
+		m.wait("clone", unfit)
+		return idleWait, nil
 	}
 	if permanent(d) {
 		m.tidy(ctx, cur)
@@ -136,6 +160,13 @@ func (m *Machine) advance(ctx context.Context) (time.Duration, error) {
 		return m.gateFailed(ctx, w, err)
 	}
 	d = m.decide(ctx, st, w)
+	if d.Act || d.Rule == rollout.RuleCoordinator {
+		if err := m.backOff(w.digest); err != nil { // of an activation that was given up before the swap
+			m.letGo(ctx, st)
+			return m.stageFailed(ctx, w, err)
+		}
+		d = m.askFor(ctx, st, w, d)
+	}
 	m.showTurn(&d)
 	if !d.Act {
 		if err := m.phaseWaiting(ctx); err != nil {
@@ -143,9 +174,6 @@ func (m *Machine) advance(ctx context.Context) (time.Duration, error) {
 		}
 		m.tidy(ctx, cur)
 		return m.notNow(st, d)
-	}
-	if err := m.backOff(w.digest); err != nil { // of an activation that was given up before the swap
-		return m.stageFailed(ctx, w, err)
 	}
 	if st.Keeps(cur) {
 		return 0, m.giveUpKept(ctx)
@@ -185,7 +213,7 @@ func (m *Machine) resolveInTime(ctx context.Context, st *state.App) (*wish, erro
 }
 
 // settled answers the cases that need no staging: what is signed already runs, or is signed to be absent and is.
-func (m *Machine) settled(ctx context.Context, st *state.App, w *wish, cur release.ID) (bool, time.Duration, error) {
+func (m *Machine) settled(ctx context.Context, st *state.App, w *wish, cur release.ID, d rollout.Decision) (bool, time.Duration, error) {
 	if w.deployment.Absent {
 		if cur.IsZero() {
 			m.setWhy(sentence("%s is signed to be absent in %s (sequence %d), and is", m.app, w.deployment.Environment, w.deployment.Sequence))
@@ -195,7 +223,7 @@ func (m *Machine) settled(ctx context.Context, st *state.App, w *wish, cur relea
 		}
 		return false, 0, nil
 	}
-	if cur.IsZero() || cur != w.id || st.Phase == state.Stuck || st.Keeps(cur) || m.revoked(st, w.digest) {
+	if cur.IsZero() || cur != w.id || st.Phase == state.Stuck || st.Keeps(cur) || m.revoked(st, w.digest) || d.Verb == rollout.VerbRevert {
 		return false, 0, nil
 	}
 	if err := m.phaseIdle(ctx); err != nil {

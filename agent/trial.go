@@ -200,7 +200,7 @@ func causeOf(v health.Verdict, a *state.Attempt) state.Cause {
 // commit makes the end of the trial durable; only then may the guard be disarmed. A release that followed one that was
 // already failing is kept, but not recorded as known good by itself.
 func (m *Machine) commit(tx *state.Tx, a *state.Attempt) error {
-	o := state.Outcome{At: m.Clock.Now().UTC(), Attempt: a.ID, Result: "committed", From: a.From, To: a.To, Tried: a.To, Sequence: a.Sequence}
+	o := state.Outcome{At: m.Clock.Now().UTC(), Attempt: a.ID, Result: "committed", From: a.From, To: a.To, Tried: a.To, Sequence: a.Sequence, Fence: a.Fence}
 	message := sentence("%s %s is committed: healthy for %s", m.app, a.To.Version(), a.MinHealthy)
 	if a.Baseline == health.Unhealthy.String() {
 		o.Result, o.Cause = "failed-before", state.CauseFailedBefore

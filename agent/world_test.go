@@ -39,6 +39,7 @@ type world struct {
 	log   *audit.File
 	gates []gate.Gate
 	slots chan struct{}
+	hub   *desk // nil: no coordinator
 
 	settings agent.Settings
 	machine  *agent.Machine
@@ -83,6 +84,14 @@ func (noAccounts) Ensure(context.Context, release.App, []release.User, []release
 }
 
 func (w *world) deps() agent.Deps {
+	d := w.plainDeps()
+	if w.hub != nil {
+		d.Coordinator = w.member()
+	}
+	return d
+}
+
+func (w *world) plainDeps() agent.Deps {
 	return agent.Deps{
 		Source: w.src, Store: w.store, State: w.state, Units: w.units, Manager: w.sup, Tasks: w.sup, Guards: w.sup, Accounts: noAccounts{},
 		Gates: w.gates, Sink: w.log, Clock: w.clock, Log: hclog.NewNullLogger(), StageSlots: w.slots,

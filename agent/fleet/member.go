@@ -245,7 +245,7 @@ func (m *Member) deliver(ctx context.Context, r *Record) error {
 	case err != nil:
 		return err
 	case !a.Accepted && !a.Stale:
-		return fmt.Errorf("the coordinator did not take the report: %s", a.Reason)
+		return &RefusedError{Reply: Error{Kind: RuleHeld, Message: "the coordinator did not take the report: " + a.Reason}}
 	case a.Accepted && !r.Report.Serving:
 		r.Told, r.Silent = true, time.Time{}
 	default:

@@ -47,8 +47,8 @@ var Next = map[Phase][]Phase{
 // Cause says why a release was quarantined or an attempt ended; it is also a metric label and an audit field.
 type Cause string
 
-// The causes. Unhealthy, Operator and Revoked are sticky per digest and sequence; Signed quarantines nothing; the others get
-// bounded, backed-off retries because they say little about the release itself.
+// The causes. Unhealthy, Operator, Revoked and Ordered (a hub took the rollout back) are sticky per digest and sequence; Signed
+// quarantines nothing; the others get bounded, backed-off retries because they say little about the release itself.
 const (
 	CauseUnhealthy    Cause = "unhealthy"
 	CauseInterrupted  Cause = "interrupted"
@@ -58,11 +58,12 @@ const (
 	CauseOperator     Cause = "operator"
 	CauseSigned       Cause = "signed"
 	CauseRevoked      Cause = "revoked"
+	CauseOrdered      Cause = "ordered"
 )
 
 // Sticky reports whether only a new deployment sequence or an operator's retry clears a quarantine of this cause.
 func (c Cause) Sticky() bool {
-	return c == CauseUnhealthy || c == CauseRevoked || c == CauseOperator
+	return c == CauseUnhealthy || c == CauseRevoked || c == CauseOperator || c == CauseOrdered
 }
 
 // App is the content of state.json.
@@ -94,6 +95,33 @@ type App struct {
 	// Kept is a failed first installation that its signers want left for inspection. As long as `current` names it, its
 	// units are stopped and nothing here starts them, not even a boot.
 	Kept release.ID `json:"kept,omitzero"`
+	// Fence is the coordinator's grant of the removal under way. That of an attempt is in the attempt.
+	Fence int64 `json:"fence,omitempty"`
+	// WentBack are the rollouts in which a coordinator's order took this app back: one such order a rollout is obeyed.
+	WentBack []string `json:"went_back,omitempty"`
+}
+
+const wentBackMax = 16
+
+// GoneBack remembers that rollout was taken back here by order.
+func (a *App) GoneBack(rollout string) {
+	a.WentBack = append(a.WentBack, rollout)
+	a.WentBack = a.WentBack[max(0, len(a.WentBack)-wentBackMax):]
+}
+
+// UnderWay reports whether what is in flight has this grant.
+func (a *App) UnderWay(fence int64) bool {
+	return a.Attempt != nil && a.Attempt.Fence == fence || a.Phase == Removing && a.Fence == fence
+}
+
+// EndOf returns how what had this grant ended, nil if it is not known.
+func (a *App) EndOf(fence int64) *Outcome {
+	for i := len(a.History) - 1; i >= 0; i-- {
+		if a.History[i].Fence == fence {
+			return &a.History[i]
+		}
+	}
+	return nil
 }
 
 // Keeps reports whether id, which `current` names, is kept for inspection and does not run.
@@ -105,6 +133,8 @@ type Attempt struct {
 	Sequence  int64          `json:"sequence"`
 	RolloutID string         `json:"rollout_id,omitempty"`
 	Digest    release.Digest `json:"digest,omitzero"`
+	// Fence is the coordinator's grant, zero without one. It goes into the outcome, whoever ends the attempt.
+	Fence int64 `json:"fence,omitempty"`
 	// From is what `current` named before; zero for a first install.
 	From release.ID `json:"from,omitzero"`
 	To   release.ID `json:"to,omitzero"`
@@ -204,6 +234,7 @@ type Outcome struct {
 	To       release.ID `json:"to,omitzero"`
 	Tried    release.ID `json:"tried,omitzero"`
 	Sequence int64      `json:"sequence,omitempty"`
+	Fence    int64      `json:"fence,omitempty"`
 	Cause    Cause      `json:"cause,omitempty"`
 	Reason   string     `json:"reason,omitempty"`
 }
