@@ -23,7 +23,9 @@ type group struct {
 	signed  *signed
 	rollout row[rolloutRecord]
 	// slots are the occupied numbers of each cell; any occupied key counts, readable or not.
-	slots   map[string]map[int]row[slotRecord]
+	slots map[string]map[int]row[slotRecord]
+	// freed is when this hub saw a number become free.
+	freed   map[string]map[int]time.Time
 	holds   map[string]row[holdRecord]
 	hosts   map[string]row[hostRecord]
 	tallies map[string]map[string]row[tallyRecord] // by rollout and hub
@@ -36,7 +38,7 @@ type group struct {
 }
 
 func newGroup(name Group) *group {
-	return &group{name: name, slots: map[string]map[int]row[slotRecord]{}, holds: map[string]row[holdRecord]{},
+	return &group{name: name, slots: map[string]map[int]row[slotRecord]{}, freed: map[string]map[int]time.Time{}, holds: map[string]row[holdRecord]{},
 		hosts: map[string]row[hostRecord]{}, tallies: map[string]map[string]row[tallyRecord]{}}
 }
 
@@ -56,6 +58,7 @@ type cache struct {
 	// suspect is for groups not met yet: a revision that the store has lost.
 	suspect int64
 	damaged func(key string, err error)
+	now     func() time.Time
 }
 
 // grave is a deleted key's row, to be forgotten once the watch is past revision at.
@@ -64,8 +67,8 @@ type grave struct {
 	at   int64
 }
 
-func newCache(k keys, damaged func(string, error)) *cache {
-	return &cache{keys: k, groups: map[Group]*group{}, hubs: map[string]row[hubRecord]{}, damaged: damaged}
+func newCache(k keys, now func() time.Time, damaged func(string, error)) *cache {
+	return &cache{keys: k, groups: map[Group]*group{}, hubs: map[string]row[hubRecord]{}, now: now, damaged: damaged}
 }
 
 // group returns the group's part, made if it is new.
@@ -129,10 +132,19 @@ func (c *cache) set(it Item, revision int64) {
 		put(c, c.group(name).hosts, rest[0], it, revision)
 	case kind == "slot" && len(rest) == 2:
 		if n, err := strconv.Atoi(rest[1]); err == nil {
-			put(c, sub(c.group(name).slots, rest[0]), n, it, revision)
+			c.slot(c.group(name), rest[0], n, it, revision)
 		}
 	case kind == "tally" && len(rest) == 2:
 		put(c, sub(c.group(name).tallies, rest[0]), rest[1], it, revision)
+	}
+}
+
+func (c *cache) slot(g *group, cell string, n int, it Item, revision int64) {
+	used := sub(g.slots, cell)
+	was := used[n].exists()
+	put(c, used, n, it, revision)
+	if was && !used[n].exists() {
+		sub(g.freed, cell)[n] = c.now()
 	}
 }
 

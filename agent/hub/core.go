@@ -65,7 +65,7 @@ func newCore(cfg Config) *core {
 		cfg.Log = hclog.NewNullLogger()
 	}
 	c := &core{Config: cfg, keys: newKeys(cfg.Fleet)}
-	c.cache = newCache(c.keys, func(key string, err error) { c.Log.Error("cannot read what the store holds", "key", key, "error", err) })
+	c.cache = newCache(c.keys, c.now, func(key string, err error) { c.Log.Error("cannot read what the store holds", "key", key, "error", err) })
 	if cfg.Witness != nil {
 		c.highest = cfg.Witness.Highest()
 	}

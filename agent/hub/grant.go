@@ -2,6 +2,7 @@ package hub
 
 import (
 	"slices"
+	"time"
 
 	"github.com/slipway-deploy/slipway/agent/fleet"
 )
@@ -174,13 +175,20 @@ func (d *draft) free(cells []string) (slots []slotName, full string) {
 	return slots, ""
 }
 
-// pick finds a free number below the limit. Hubs begin at numbers of their own, so that they seldom want the same one; only
-// a hub whose own are taken goes on to those of others.
+// ripe is how long a slot must have been free before a hub takes it that it does not belong to.
+const ripe = 2 * time.Second
+
+// pick finds a free number below the limit. Each number belongs to one of the hubs, so that two seldom want the same one; a hub
+// whose own are taken goes on to those of others. When there are many, it leaves alone what has just become free: its own hub
+// is about to take it, and the loser of that race loses a whole transaction.
 func (d *draft) pick(cell string, limit int) int {
 	index, hubs := d.c.place()
 	for offset := range hubs {
 		for n := (index + offset) % hubs; n < limit; n += hubs {
-			if !d.g.slots[cell][n].exists() && !d.taken[cell][n] {
+			if d.g.slots[cell][n].exists() || d.taken[cell][n] {
+				continue
+			}
+			if offset == 0 || limit < 16*hubs || d.now.Sub(d.g.freed[cell][n]) >= ripe {
 				return n
 			}
 		}
