@@ -205,28 +205,20 @@ func ParsePublic(data []byte) (Public, error) {
 	return p, nil
 }
 
-// LoadPublic reads the public key file at path. The other key files serve too: their public part needs no passphrase and no
-// program.
+// LoadPublic reads the public key file at path. A private key file serves too: its public part needs no passphrase.
 func LoadPublic(path string) (Public, error) {
 	data, err := readFile(path)
 	if err != nil {
 		return Public{}, fmt.Errorf("cannot read public key: %w", err)
 	}
-	var p Public
-	switch schemaOf(data) {
-	case privateSchema:
-		var f *parsedPrivate
-		if f, err = parsePrivate(data); err == nil {
-			p = f.public
+	if isPrivate(data) {
+		p, err := parsePrivate(data)
+		if err != nil {
+			return Public{}, fmt.Errorf("%w (in %s)", err, path)
 		}
-	case externalSchema:
-		var e *External
-		if e, err = parseExternal(data); err == nil {
-			p = e.public
-		}
-	default:
-		p, err = ParsePublic(data)
+		return p.public, nil
 	}
+	p, err := ParsePublic(data)
 	if err != nil {
 		return Public{}, fmt.Errorf("%w (in %s)", err, path)
 	}
