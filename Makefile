@@ -58,7 +58,7 @@ root:
 	@[ "$$(id -u)" = 0 ] || { echo "cannot boot a host: that needs root, for namespaces and mounts; make demo needs none" >&2; exit 1; }
 
 bench: ## speed and size, against named peers in the same run
-	$(GO) test -run '^$$' -bench . -benchtime 1x -count 5 ./agent/release ./tuf/client ./agent/hub/etcd ./integration/bench ./integration
+	$(GO) test -run '^$$' -bench . -benchtime 1x -count 5 ./agent/release ./tuf/client ./tuf/repository ./cmd/slipway-repo ./agent/hub/etcd ./integration/bench ./integration
 
 package: ## deb and rpm into dist/
 	packaging/build.sh

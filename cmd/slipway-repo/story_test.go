@@ -15,11 +15,11 @@ import (
 
 // shell runs commands the way a person types them, in a directory of its own.
 type shell struct {
-	t        *testing.T
+	t        testing.TB
 	out, err string
 }
 
-func newShell(t *testing.T) *shell {
+func newShell(t testing.TB) *shell {
 	t.Helper()
 	t.Chdir(t.TempDir())
 	t.Setenv("SLIPWAY_REPOSITORY", "repo")
