@@ -207,4 +207,3 @@ func (f *fixture) otherProcess(ref string) *exec.Cmd {
 	cmd.Env = append(os.Environ(), crashDir+"="+f.dir, crashKey+"="+key, crashTo+"="+ref)
 	return cmd
 }
-

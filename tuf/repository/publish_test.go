@@ -261,6 +261,24 @@ func TestWhatWasTamperedWithInAChangeIsRefused(t *testing.T) {
 	}
 }
 
+func TestWhatLastsLongerThanThePolicySaysIsRefused(t *testing.T) {
+	t.Parallel()
+	f := standard(t)
+	policy := must(f.r.Policy())
+	usual := policy.Expiry["app"]
+	policy.Expiry["app"] = 10 * usual
+	f.ok(f.r.SetPolicy(policy))
+	c := f.release("1.0.0")
+	policy.Expiry["app"] = usual
+	f.ok(f.r.SetPolicy(policy))
+	if _, err := f.tryPublish(c.ID); kindOf(err) != "refused" || !strings.Contains(err.Error(), "app.billing: it expires") {
+		t.Errorf("got %v", err)
+	}
+	policy.Expiry["app"] = 10 * usual
+	f.ok(f.r.SetPolicy(policy))
+	f.publish(c.ID)
+}
+
 func TestASecondPublisherIsTurnedAway(t *testing.T) {
 	t.Parallel()
 	f := standard(t)

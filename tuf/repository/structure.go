@@ -5,6 +5,7 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/slipway-deploy/slipway/agent/release"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
@@ -39,9 +40,17 @@ func (p *plan) checkStructure() error {
 	if !p.root.Expires.After(now) {
 		return refuse("what is published has not expired", fmt.Sprintf("cannot publish root: it expired %s", p.root.Expires), "renew root")
 	}
+	if p.rootRaw != nil {
+		if err := p.checkLifetime(classRoot, p.root.Expires); err != nil {
+			return err
+		}
+	}
 	for role, t := range p.targets {
 		if !t.Expires.After(now) {
 			return refuse("what is published has not expired", fmt.Sprintf("cannot publish %s: it expired %s", role, t.Expires), "make the change again")
+		}
+		if err := p.checkLifetime(role, t.Expires); err != nil {
+			return err
 		}
 		for path, f := range t.Targets {
 			if f == nil || !ownsPath(role, path) {
@@ -59,6 +68,20 @@ func (p *plan) checkStructure() error {
 		return nil
 	}
 	return p.checkDelegations(p.targets[classTargets])
+}
+
+// clockSkew is how much further ahead the clock of the machine that made a change may have been.
+const clockSkew = time.Hour
+
+// checkLifetime holds a signature against the policy: one that lasts for longer cannot be called back by letting it expire.
+func (p *plan) checkLifetime(role string, expires time.Time) error {
+	allowed := p.policy.expiry(role)
+	if latest := p.r.utc().Add(allowed.Std() + clockSkew); expires.After(latest) {
+		return refuse("signatures last as long as the policy says",
+			fmt.Sprintf("cannot publish %s: it expires %s, and policy.json gives it %s", role, expires.Format(time.RFC3339), allowed),
+			"make the change again, or raise the expiry in policy.json")
+	}
+	return nil
 }
 
 func (p *plan) checkDelegations(t *metadata.TargetsType) error {
