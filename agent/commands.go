@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -163,12 +164,22 @@ func (m *Machine) trialAnew(tx *state.Tx) error {
 	if err := tx.Advance(state.Activating); err != nil {
 		return err
 	}
-	return m.enterAnew(tx, a)
-}
-
-func (m *Machine) enterAnew(tx *state.Tx, a *state.Attempt) error {
 	ctx, cancel := context.WithTimeout(context.Background(), commandPatience)
 	defer cancel()
+	if err := m.enterAnew(ctx, tx, a); err != nil {
+		if tx.State.Phase != state.Activating {
+			return err
+		}
+		// Nothing was touched: what runs must not be reverted for a trial that could not begin.
+		err = errors.Join(err, m.abort(context.WithoutCancel(ctx), tx, err))
+		tx.State.ClearRetry(a.Digest) // it is staged, and the operator says when it is tried again
+		return errors.Join(err, tx.Save())
+	}
+	_ = m.reportPhase(tx.State, sentence("the trial of %s %s begins anew: reverts unless healthy for %s within %s", m.app, a.To.Version(), a.MinHealthy, a.Length))
+	return nil
+}
+
+func (m *Machine) enterAnew(ctx context.Context, tx *state.Tx, a *state.Attempt) error {
 	if err := tx.Mark(state.Marker{Attempt: a.ID, From: a.Fallback, To: a.To, Sequence: a.Sequence}); err != nil {
 		return err
 	}
@@ -178,10 +189,7 @@ func (m *Machine) enterAnew(tx *state.Tx, a *state.Attempt) error {
 	if err := m.Guards.Arm(ctx, ticket(m.app, a), a.Deadline+guardGrace); err != nil {
 		return err
 	}
-	if err := tx.Advance(state.Trial); err != nil {
-		return err
-	}
-	return m.reportPhase(tx.State, sentence("the trial of %s %s begins anew: reverts unless healthy for %s within %s", m.app, a.To.Version(), a.MinHealthy, a.Length))
+	return tx.Advance(state.Trial)
 }
 
 // Remove takes the app off this host. It is not managed again before it has left the configuration.

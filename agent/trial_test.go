@@ -190,6 +190,25 @@ func TestABaselineThatWasFailingIsToldApartAndNotCommitted(t *testing.T) {
 	})
 }
 
+func TestATrialThatCannotBeginAnewLeavesWhatRunsAlone(t *testing.T) {
+	story(t, func(w *world) {
+		w.installed(1, v10())
+		w.sup.set(func(s *supervisor) { delete(s.Units, "billing.service") })
+		w.deploy(2, v11())
+		w.until("the trial ended", w.ended("failed-before"))
+		w.sup.set(func(s *supervisor) { s.armFails = true })
+		if _, err := w.machine.Retry(background, command(w), release.Digest{}); err == nil {
+			t.Error("a trial without a guard began")
+		}
+		w.pass(time.Hour)
+		w.settledOn(v11())
+		w.sup.set(func(s *supervisor) { s.armFails = false })
+		_, err := w.machine.Retry(background, command(w), release.Digest{})
+		must(t, err)
+		w.until("it passes its trial", w.rests(v11()))
+	})
+}
+
 func TestAFailingBaselineIsNotBlamedOnTheReleaseThatFailsToo(t *testing.T) {
 	story(t, func(w *world) {
 		w.installed(1, v10())

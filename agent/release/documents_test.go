@@ -319,4 +319,22 @@ func FuzzParseRelease(f *testing.F)    { fuzzParse(f, testRelease(), ParseReleas
 func FuzzParseDeployment(f *testing.F) { fuzzParse(f, testDeployment(), ParseDeployment) }
 func FuzzParseEmergency(f *testing.F)  { fuzzParse(f, testEmergency(), ParseEmergency) }
 func FuzzParseInventory(f *testing.F)  { fuzzParse(f, testInventory(), ParseInventory) }
-func FuzzParseManifest(f *testing.F)   { fuzzParse(f, manyEntries(f, 5), ParseManifest) }
+func FuzzParseEvidence(f *testing.F) {
+	f.Add(must(EncodeEvidence(&Evidence{Host: "web1", Environment: must(ParseEnvironment("staging")), App: must(ParseApp("billing")),
+		Release: "1.0.0-0123456789ab", Sequence: 1, Attempt: "a1", Committed: time.Unix(1, 0).UTC(), Observed: time.Unix(2, 0).UTC()})))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		e, err := ParseEvidence(data)
+		if err != nil {
+			return
+		}
+		again, err := EncodeEvidence(e)
+		if err != nil {
+			t.Fatalf("accepted and not encoded: %v", err)
+		}
+		if back := must(ParseEvidence(again)); *back != *e {
+			t.Errorf("%+v became %+v", e, back)
+		}
+	})
+}
+
+func FuzzParseManifest(f *testing.F) { fuzzParse(f, manyEntries(f, 5), ParseManifest) }

@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/slipway-deploy/slipway/agent/api"
@@ -54,13 +56,19 @@ func (c *control) checkReserve() api.DoctorCheck {
 }
 
 func (c *control) checkClock() api.DoctorCheck {
-	return verdictOf("clock", !c.d.clock.Synchronised(), api.DoctorFail, "the kernel's word on synchronisation was asked", "start a time service such as systemd-timesyncd or chrony")
+	if c.d.clock.Synchronised() {
+		return verdictOf("time", false, "", "signed times are judged by the clock", "")
+	}
+	return verdictOf("time", true, api.DoctorFail, "the clock is not synchronised, so nothing signed can be judged and nothing starts",
+		"start a time service such as systemd-timesyncd or chrony")
 }
 
 func (c *control) checkExpiry() []api.DoctorCheck {
 	var out []api.DoctorCheck
 	now := c.d.clock.Now()
-	for role, at := range c.d.host.RefreshState().Metadata.Expires {
+	expires := c.d.host.RefreshState().Metadata.Expires
+	for _, role := range slices.Sorted(maps.Keys(expires)) {
+		at := expires[role]
 		left := at.Sub(now)
 		status := api.DoctorWarn
 		if left <= 0 {
@@ -97,6 +105,12 @@ func (c *control) checkBoot(ctx context.Context) []api.DoctorCheck {
 		return []api.DoctorCheck{verdictOf("supervisor", true, api.DoctorWarn, c.d.manager.Describe(), "for demonstration and development only: nothing survives the daemon")}
 	}
 	st, err := c.d.manager.Unit(ctx, "slipway-boot.service")
-	bad := err != nil || st.Load != "loaded"
-	return []api.DoctorCheck{verdictOf("boot guardian", bad, api.DoctorFail, "slipway-boot.service is "+st.Load, "systemctl enable slipway-boot.service")}
+	switch {
+	case err != nil:
+		return []api.DoctorCheck{verdictOf("boot guardian", true, api.DoctorFail, "the service manager does not answer: "+err.Error(), "systemctl status")}
+	case st.Active == "failed":
+		return []api.DoctorCheck{verdictOf("boot guardian", true, api.DoctorFail, "slipway-boot.service failed at this boot: no trial begins",
+			"journalctl -u slipway-boot.service; then systemctl restart slipwayd runs it again")}
+	}
+	return []api.DoctorCheck{verdictOf("boot guardian", st.Load != "loaded", api.DoctorFail, "slipway-boot.service is "+st.Load, "systemctl enable slipway-boot.service")}
 }

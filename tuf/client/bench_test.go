@@ -64,22 +64,20 @@ func pollCost(t testing.TB) (time.Duration, uint64) {
 	return times[10], bytes[10]
 }
 
-func TestAPollWithNothingNewIsCheapAtTenThousandTargets(t *testing.T) {
-	took, allocated := pollCost(t)
-	t.Logf("%s of processor time, %d bytes allocated", took, allocated)
-	if took > 5*time.Millisecond || allocated > 1<<20 {
-		t.Fatalf("%s of processor time, %d bytes allocated", took, allocated)
+// Only what is allocated is the same on every machine; BenchmarkPollWithNothingNew has the time.
+func TestAPollWithNothingNewAllocatesLittleAtTenThousandTargets(t *testing.T) {
+	if _, allocated := pollCost(t); allocated > 1<<20 {
+		t.Fatalf("%d bytes allocated", allocated)
 	}
 }
 
 func BenchmarkPollWithNothingNew(b *testing.B) {
-	repo := large(b)
-	c := newClient(b, repo)
-	refresh(b, c)
-	b.ReportAllocs()
 	for b.Loop() {
-		refresh(b, c)
+		took, allocated := pollCost(b)
+		b.ReportMetric(float64(took.Microseconds())/1000, "cpu-ms")
+		b.ReportMetric(float64(allocated)/1000, "KB")
 	}
+	b.ReportMetric(0, "ns/op")
 }
 
 // BenchmarkColdRefresh compares with the library's own updater, turn by turn in one run.
