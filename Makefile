@@ -34,12 +34,12 @@ endif
 endif
 
 # What the tests call besides Go; integration/lab installs what its hosts need. Only root on Debian can be helped.
-TOOLS := gcc strace zstd mkfs.ext4
+TOOLS := gcc strace zstd mkfs.ext4 softhsm2-util pkcs11-tool jq openssl
 tools:
 	@missing=; for t in $(TOOLS); do PATH=$$PATH:/usr/sbin:/sbin command -v $$t >/dev/null || missing="$$missing $$t"; done; \
 	[ -z "$$missing" ] && exit 0; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends gcc libc6-dev strace zstd e2fsprogs >/dev/null; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends gcc libc6-dev strace zstd e2fsprogs softhsm2 opensc jq openssl >/dev/null; \
 	else echo "not found and not installed (that takes root on Debian):$$missing; the tests that need them say so"; fi
 
 # The race detector needs a C compiler.

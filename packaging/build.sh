@@ -30,8 +30,10 @@ trap 'rm -rf "$work"' EXIT
 chmod 755 "$work"
 
 build() { # PROGRAM GOARCH FILE
-	GOOS=linux GOARCH=$2 go build -trimpath -buildvcs=false -tags "$BUILD_TAGS" \
-		-ldflags "-s -w -buildid= -X main.version=$VERSION" -o "$3" "./cmd/$1"
+	# The one program that the C library's loader loads, so the loader's hardening counts; the others are static.
+	case $1 in slipway-sign-pkcs11) set -- "$@" -buildmode=pie -bindnow ;; *) set -- "$@" -buildmode=exe '' ;; esac
+	GOOS=linux GOARCH=$2 go build -trimpath -buildvcs=false -tags "$BUILD_TAGS" "$4" \
+		-ldflags "-s -w -buildid= -X main.version=$VERSION $5" -o "$3" "./cmd/$1"
 }
 
 document() { # PROGRAM: manual pages and completions, by running it; defaults from the environment must not get in
@@ -56,7 +58,7 @@ changelog() { # PACKAGE: Debian's changelog has one entry; the project's own lie
 MAINTAINER=slipway-deploy@users.noreply.github.com
 host=$(go env GOHOSTARCH)
 for arch in $(printf '%s\n' $host $ARCHES | sort -u); do
-	for program in slipwayd slipway slipway-repo; do
+	for program in slipwayd slipway slipway-repo slipway-sign-pkcs11; do
 		build $program "$arch" "$work/$arch/$program"
 	done
 done

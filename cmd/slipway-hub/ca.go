@@ -139,12 +139,12 @@ valid. For another hub, make it in a directory of its own that holds root.pem, a
 		Example: "  slipway-hub ca issuer --root-key /mnt/usb/acme-root.key\n  slipway-hub ca issuer --root-key /mnt/usb/acme-root.key --dir ./hub2-ca",
 	}
 	a.flags(c, "`file` with the root's key (required)")
-	c.RunE = t.do(func(context.Context, []string) error {
+	c.RunE = t.do(func(ctx context.Context, _ []string) error {
 		dir, err := t.directory(&a)
 		if err != nil {
 			return err
 		}
-		root, err := t.openRoot(dir, a.rootKey)
+		root, err := t.openRoot(ctx, dir, a.rootKey)
 		if err != nil {
 			return err
 		}
@@ -157,7 +157,7 @@ valid. For another hub, make it in a directory of its own that holds root.pem, a
 }
 
 // openRoot finds the root's certificate for a key among those in the directory.
-func (t *tool) openRoot(dir, file string) (*ca.Authority, error) {
+func (t *tool) openRoot(ctx context.Context, dir, file string) (*ca.Authority, error) {
 	if file == "" {
 		return nil, usage("name the root's key: --root-key FILE")
 	}
@@ -165,7 +165,7 @@ func (t *tool) openRoot(dir, file string) (*ca.Authority, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := keys.Open(file, t.ask)
+	s, err := keys.Open(ctx, file, keys.Person{Passphrase: t.ask, Stderr: t.err})
 	if err != nil {
 		return nil, err
 	}
@@ -208,13 +208,13 @@ func (s signer) Sign(_ io.Reader, message []byte, opts crypto.SignerOpts) ([]byt
 }
 
 // issuing is the issuer of the directory, or the root itself if its key is given.
-func (t *tool) issuing(a *authorityFlags) (*ca.Authority, error) {
+func (t *tool) issuing(ctx context.Context, a *authorityFlags) (*ca.Authority, error) {
 	dir, err := t.directory(a)
 	if err != nil {
 		return nil, err
 	}
 	if a.rootKey != "" {
-		return t.openRoot(dir, a.rootKey)
+		return t.openRoot(ctx, dir, a.rootKey)
 	}
 	return ca.LoadIssuer(dir)
 }
@@ -233,8 +233,8 @@ slipway-hub ca sign REQUEST --operator NAME.`,
 	a.flags(c, "`file` with the root's key, where the directory has no issuer")
 	c.Flags().StringVar(&out, "out", "", "`file` to write (default: NAME.pem)")
 	c.Flags().DurationVar(&validity, "validity", ca.PersonValidity, "how long it lasts")
-	c.RunE = t.do(func(_ context.Context, args []string) error {
-		authority, err := t.issuing(&a)
+	c.RunE = t.do(func(ctx context.Context, args []string) error {
+		authority, err := t.issuing(ctx, &a)
 		if err != nil {
 			return err
 		}
@@ -290,7 +290,7 @@ certificate it becomes is said here. This is how hosts and operators get certifi
 	f.StringVar(&operator, "operator", "", "the operator's name")
 	f.StringVar(&out, "out", "", "`file` to write (default: standard output)")
 	f.DurationVar(&validity, "validity", ca.HostValidity, "how long it lasts")
-	c.RunE = t.do(func(_ context.Context, args []string) error {
+	c.RunE = t.do(func(ctx context.Context, args []string) error {
 		if (operator == "") == (host == "" && environment == "") {
 			return usage("say whose certificate it is: --environment and --host, or --operator")
 		}
@@ -302,7 +302,7 @@ certificate it becomes is said here. This is how hosts and operators get certifi
 		if err != nil {
 			return err
 		}
-		authority, err := t.issuing(&a)
+		authority, err := t.issuing(ctx, &a)
 		if err != nil {
 			return err
 		}

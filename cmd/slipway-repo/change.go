@@ -63,7 +63,7 @@ func (t *tool) changeSign() *cobra.Command {
 		Use: "sign CHANGE", Short: "Sign every role of a change that your key may sign", Args: cobra.ExactArgs(1),
 		Example: "  slipway-repo change sign 3fa2 --key ~/keys/ann",
 	}
-	c.Flags().StringArrayVar(&refs, "key", nil, "private key `file` (repeatable)")
+	c.Flags().StringArrayVar(&refs, "key", nil, "key `file`, or exec:PROGRAM (repeatable)")
 	c.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	_ = c.MarkFlagRequired("key")
 	c.RunE = t.do(func(ctx context.Context, args []string) error {
@@ -82,7 +82,7 @@ func (t *tool) changeSign() *cobra.Command {
 					return usage("not signed: answer y, or use --yes in scripts")
 				}
 			}
-			signers, err := t.signers(refs)
+			signers, err := t.signers(ctx, refs)
 			if err != nil {
 				return err
 			}

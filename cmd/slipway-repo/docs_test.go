@@ -22,7 +22,7 @@ func TestTheReferenceSaysWhatTheCommandsSay(t *testing.T) {
 	t.Setenv("SLIPWAY_REPOSITORY", "")
 	t.Setenv("SLIPWAY_PASSPHRASE_cli-repo.md", "")
 	root := (&tool{}).root()
-	file := filepath.Join("..", "..", "docs", "cli-repo.md")
+	file := docs("cli-repo.md")
 	old, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
@@ -74,3 +74,14 @@ func reference(b *strings.Builder, c *cobra.Command) {
 		reference(b, sub)
 	}
 }
+
+var docsDir = func() string {
+	dir, err := filepath.Abs(filepath.Join("..", "..", "docs"))
+	if err != nil {
+		panic(err)
+	}
+	return dir
+}()
+
+// docs is where a document is, also for tests that have gone elsewhere.
+func docs(page string) string { return filepath.Join(docsDir, page) }

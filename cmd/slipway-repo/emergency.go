@@ -28,7 +28,7 @@ type urgent struct {
 
 func (u *urgent) flags(c *cobra.Command) {
 	u.m.flags(c)
-	c.Flags().StringArrayVar(&u.online, "online-key", nil, "private key `file` for snapshot and timestamp (default: policy.json)")
+	c.Flags().StringArrayVar(&u.online, "online-key", nil, "key `file`, or exec:PROGRAM, for snapshot and timestamp (default: policy.json)")
 	c.Flags().StringVar(&u.reason, "reason", "", "`why`, shown on every host")
 	_ = c.MarkFlagRequired("reason")
 }
@@ -63,30 +63,46 @@ func (s *stop) end(now time.Time) (*time.Time, error) {
 
 func (t *tool) emergencyCommand() *cobra.Command {
 	return t.group("emergency", "Stop, hold and revoke at once, with the emergency key", "",
-		t.emergencyHalt(), t.emergencyMinimum(), t.emergencyRevoke(), t.emergencyLift(), t.emergencyShow())
+		t.emergencyHalt(), t.emergencyFreeze(), t.emergencyMinimum(), t.emergencyRevoke(), t.emergencyLift(), t.emergencyShow())
 }
 
 func (t *tool) emergencyHalt() *cobra.Command {
-	var u urgent
-	var s stop
-	var app string
-	c := &cobra.Command{
+	return t.emergencyStop("halt", &cobra.Command{
 		Use: "halt ENVIRONMENT", Short: "Let no host of an environment start anything", Args: cobra.ExactArgs(1),
 		Long: `Signs the environment's next emergency document with the emergency key (--sign, or SLIPWAY_EMERGENCY_KEY) and publishes it, in one
 act. Hosts obey with their next look at the repository: they activate nothing, of one app or of all, until the time is over or
 the halt is lifted. What runs keeps running, and reverts go on. A halt always ends by itself; choose when.`,
 		Example: `  slipway-repo emergency halt production --reason "payments fail since 14:10" --sign oncall
   slipway-repo emergency halt production --app billing --for 2h --reason "OPS-77"`,
-	}
+	}, "7d")
+}
+
+func (t *tool) emergencyFreeze() *cobra.Command {
+	return t.emergencyStop("freeze", &cobra.Command{
+		Use: "freeze ENVIRONMENT", Short: "Let nothing start in an environment until a time", Args: cobra.ExactArgs(1),
+		Long: `Does what emergency halt does, for a time that is planned rather than for trouble: stocktaking, an audit, a public holiday. Hosts
+tell the two apart when they say why they wait. A freeze that is known when a deployment is made belongs into its [[freeze]].`,
+		Example: `  slipway-repo emergency freeze production --until 2026-12-27T06:00:00Z --reason "stocktaking" --sign oncall`,
+	}, "")
+}
+
+// emergencyStop is a halt or a freeze. Without a usual length one must be given.
+func (t *tool) emergencyStop(kind string, c *cobra.Command, lasts string) *cobra.Command {
+	var u urgent
+	var s stop
+	var app string
 	u.flags(c)
-	s.flags(c, "7d")
+	s.flags(c, lasts)
+	if lasts == "" {
+		c.MarkFlagsOneRequired("for", "until")
+	}
 	c.Flags().StringVar(&app, "app", "", "only this `app`")
 	c.RunE = t.do(func(ctx context.Context, args []string) error {
 		env, err := release.ParseEnvironment(args[0])
 		if err != nil {
 			return usage("%v", err)
 		}
-		e := release.EmergencyEntry{Kind: "halt", Reason: u.reason}
+		e := release.EmergencyEntry{Kind: kind, Reason: u.reason}
 		if e.Until, err = s.end(time.Now()); err != nil {
 			return err
 		}
@@ -328,11 +344,11 @@ func (t *tool) act(ctx context.Context, u *urgent, env release.Environment, o re
 	if len(refs) == 0 {
 		return nil, usage("name the emergency key: --sign FILE, or SLIPWAY_EMERGENCY_KEY")
 	}
-	signers, err := t.signers(refs)
+	signers, err := t.signers(ctx, refs)
 	if err != nil {
 		return nil, err
 	}
-	online, err := t.online(r, u.online)
+	online, err := t.online(ctx, r, u.online)
 	if err != nil {
 		return nil, err
 	}

@@ -130,6 +130,21 @@ func TestOneActHaltsAFleetAndOneLiftsIt(t *testing.T) {
 	s.expect(0, "verify")
 }
 
+func TestAFreezeHasAnEndAndSaysThatItIsOne(t *testing.T) {
+	s := newShell(t)
+	host := s.deployed()
+	s.expect(2, "emergency freeze production --reason stocktaking --sign oncall", "at least one of the flags in the group [for until]")
+	s.expect(0, "emergency freeze production --app billing --for 12h --reason stocktaking --sign oncall", "in force", "epoch 1: freeze billing until", ": stocktaking")
+	d := host.decides(release.Digest{})
+	if d.Act || d.Rule != rollout.RuleEmergency || !strings.HasPrefix(d.Because, "emergency freeze of production until") || d.Until.IsZero() {
+		t.Errorf("while frozen: %+v", d)
+	}
+	s.expect(0, "emergency lift production 1 --reason counted --sign oncall", "lift freeze billing")
+	if d := host.decides(release.Digest{}); !d.Act {
+		t.Errorf("after the lift: %+v", d)
+	}
+}
+
 func TestARevokedReleaseStartsNowhereAndTheAnswerSaysWhatRunningHostsDo(t *testing.T) {
 	s := newShell(t)
 	host := s.deployed()

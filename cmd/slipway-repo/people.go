@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"path/filepath"
 
 	"github.com/slipway-deploy/slipway/agent/release"
 	"github.com/slipway-deploy/slipway/tuf/repository"
@@ -40,8 +39,8 @@ signed at once; then run publish with the online key, and pin metadata/1.root.js
 	f.IntVar(&targets.threshold, "targets-threshold", 0, "how many must sign targets (default: as root)")
 	f.StringVar(&root.noSpare, "allow-no-spare", "", "`reason` why no key may be lost (threshold = number of keys)")
 	f.StringArrayVar(&online, "online-key", nil, "public key `file` for snapshot and timestamp (repeatable: any one suffices)")
-	f.StringArrayVar(&onlineRefs, "use-online", nil, "private online key `file` to remember in policy.json for publish and refresh")
-	f.StringArrayVar(&sign, "sign", nil, "private key `file` to sign with at once (repeatable)")
+	f.StringArrayVar(&onlineRefs, "use-online", nil, "online key `file` to remember in policy.json for publish and refresh")
+	f.StringArrayVar(&sign, "sign", nil, "key `file`, or exec:PROGRAM, to sign with at once (repeatable)")
 	for _, name := range []string{"root-key", "online-key"} {
 		_ = c.MarkFlagRequired(name)
 	}
@@ -71,15 +70,11 @@ func (t *tool) init(ctx context.Context, root, targets keyFlags, online, refs, s
 		return err
 	}
 	policy := repository.DefaultPolicy()
-	for _, ref := range refs {
-		abs, err := filepath.Abs(ref)
-		if err != nil {
-			return err
-		}
-		policy.OnlineKeys = append(policy.OnlineKeys, abs)
+	if policy.OnlineKeys, err = absolute(refs); err != nil {
+		return err
 	}
 	o.Policy = &policy
-	signers, err := t.signers(sign)
+	signers, err := t.signers(ctx, sign)
 	if err != nil {
 		return err
 	}

@@ -23,14 +23,14 @@ The first destination decides: where another publisher was faster, nothing is pu
 AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or from the file named by AWS_SHARED_CREDENTIALS_FILE.`,
 		Example: "  slipway-repo publish\n  slipway-repo publish --to /srv/www/deploy\n  slipway-repo publish --to 's3://deploy/slipway?region=eu-central-1'\n  slipway-repo publish 20260102-150405-release-billing-2.4.1-3fa2 --online-key online",
 	}
-	c.Flags().StringArrayVar(&online, "online-key", nil, "private key `file` for snapshot and timestamp (default: policy.json)")
 	toFlag(c, &to)
+	c.Flags().StringArrayVar(&online, "online-key", nil, "key `file`, or exec:PROGRAM, for snapshot and timestamp (default: policy.json)")
 	c.RunE = t.do(func(ctx context.Context, args []string) error {
 		r, err := t.open()
 		if err != nil {
 			return err
 		}
-		signers, err := t.online(r, online)
+		signers, err := t.online(ctx, r, online)
 		if err != nil {
 			return err
 		}
@@ -80,7 +80,7 @@ func (t *tool) refreshCommand() *cobra.Command {
 for the age of everything they know, and start nothing on news that is too old.`,
 		Example: "  slipway-repo refresh --online-key online\n  slipway-repo refresh --force",
 	}
-	c.Flags().StringArrayVar(&online, "online-key", nil, "private key `file` for snapshot and timestamp (default: policy.json)")
+	c.Flags().StringArrayVar(&online, "online-key", nil, "key `file`, or exec:PROGRAM, for snapshot and timestamp (default: policy.json)")
 	c.Flags().BoolVar(&force, "force", false, "sign even if nothing is due")
 	toFlag(c, &to)
 	c.RunE = t.do(func(ctx context.Context, _ []string) error {
@@ -88,7 +88,7 @@ for the age of everything they know, and start nothing on news that is too old.`
 		if err != nil {
 			return err
 		}
-		signers, err := t.online(r, online)
+		signers, err := t.online(ctx, r, online)
 		if err != nil {
 			return err
 		}

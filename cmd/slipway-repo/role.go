@@ -44,7 +44,7 @@ deployment roles of an environment, and those of apps to come, use env set.`,
 	f.StringVar(&k.expires, "expires", "", "how long its signatures last from now on, such as 90d")
 	f.StringVar(&k.noSpare, "allow-no-spare", "", "`reason` why no key may be lost (threshold = number of keys)")
 	f.StringVar(&k.reason, "reason", "", "`why`, for the signers to see")
-	f.StringArrayVar(&k.online, "use-online", nil, "private online key `file` for policy.json to remember instead of those it has (repeatable)")
+	f.StringArrayVar(&k.online, "use-online", nil, "online key `file` for policy.json to remember instead of those it has (repeatable)")
 	_ = c.MarkFlagRequired("reason")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		t.started = true
@@ -92,14 +92,18 @@ func (t *tool) warnOf(r *repository.Repository, c *repository.Change) error {
 	return err
 }
 
+// absolute makes key files findable from anywhere, for policy.json to remember.
 func absolute(refs []string) ([]string, error) {
 	var out []string
 	for _, ref := range refs {
-		abs, err := filepath.Abs(ref)
+		path, err := keys.FilePath(ref)
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, abs)
+		if path, err = filepath.Abs(path); err != nil {
+			return nil, err
+		}
+		out = append(out, path)
 	}
 	return out, nil
 }
@@ -167,7 +171,7 @@ timestamp and snapshot that the old key signed.`,
 	f.StringVar(&o.Reason, "reason", "", "`why`, for the signers to see")
 	f.StringVar(&successor, "replace-with", "", "public key `file` of the key that takes its place in every role")
 	f.StringVar(&o.NoSpare, "allow-no-spare", "", "`reason` why no key may be lost after that (threshold = number of keys)")
-	f.StringArrayVar(&online, "use-online", nil, "private online key `file` for policy.json to remember instead of those it has (repeatable)")
+	f.StringArrayVar(&online, "use-online", nil, "online key `file` for policy.json to remember instead of those it has (repeatable)")
 	_ = c.MarkFlagRequired("reason")
 	c.RunE = t.do(func(ctx context.Context, args []string) (err error) {
 		o.Origin = m.origin()

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/slipway-deploy/slipway/tuf/keys"
 	"github.com/slipway-deploy/slipway/tuf/repository"
 	"github.com/spf13/cobra"
 )
@@ -40,8 +41,8 @@ publishes as soon as all signatures are there.`,
 	f.IntVar(&k.threshold, "threshold", 0, "how many of the keys must sign")
 	f.StringVar(&k.noSpare, "allow-no-spare", "", "`reason` why no key may be lost (threshold = number of keys)")
 	f.StringVar(&k.reason, "reason", "", "`why`, for the signers to see")
-	f.StringArrayVar(&k.online, "use-online", nil, "private online key `file` for policy.json to remember instead of those it has (repeatable)")
-	f.StringArrayVar(&k.onlineKeys, "online-key", nil, "private key `file` for snapshot and timestamp when it publishes (default: policy.json)")
+	f.StringArrayVar(&k.online, "use-online", nil, "online key `file` for policy.json to remember instead of those it has (repeatable)")
+	f.StringArrayVar(&k.onlineKeys, "online-key", nil, "key `file`, or exec:PROGRAM, for snapshot and timestamp when it publishes (default: policy.json)")
 	f.BoolVar(&k.yes, "yes", false, "publish without asking")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		t.started = true
@@ -111,7 +112,7 @@ func (t *tool) signRotation(ctx context.Context, r *repository.Repository, role 
 	if err != nil {
 		return err
 	}
-	signers, err := t.signers(refs)
+	signers, err := t.signers(ctx, refs)
 	if err != nil {
 		return err
 	}
@@ -157,11 +158,7 @@ func (t *tool) finishRotation(ctx context.Context, r *repository.Repository, w *
 			return nil
 		}
 	}
-	refs := k.onlineKeys
-	if len(refs) == 0 && w.Change.Policy != nil {
-		refs = w.Change.Policy.OnlineKeys
-	}
-	online, err := t.online(r, refs)
+	online, err := t.rotationOnline(ctx, r, w.Change, k.onlineKeys)
 	if err != nil {
 		return err
 	}
@@ -180,6 +177,14 @@ func (t *tool) finishRotation(ctx context.Context, r *repository.Repository, w *
 			fmt.Fprintf(to, "  %s\n", line)
 		}
 	})
+}
+
+// rotationOnline opens the online keys named by flag, else those that the change brings, else the policy's.
+func (t *tool) rotationOnline(ctx context.Context, r *repository.Repository, c *repository.Change, refs []string) ([]keys.Signer, error) {
+	if len(refs) == 0 && c.Policy != nil && len(c.Policy.OnlineKeys) > 0 {
+		return t.remembered(r, c.Policy.OnlineKeys)
+	}
+	return t.online(ctx, r, refs)
 }
 
 // dialog asks one person, line by line. The end of the input is an answer too: the empty one.

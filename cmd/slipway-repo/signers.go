@@ -72,10 +72,13 @@ func publicKeys(paths []string) ([]keys.Public, error) {
 	return out, nil
 }
 
-func (t *tool) signers(refs []string) ([]keys.Signer, error) {
+// person is whom signers ask and tell.
+func (t *tool) person() keys.Person { return keys.Person{Passphrase: t.ask, Stderr: t.err} }
+
+func (t *tool) signers(ctx context.Context, refs []string) ([]keys.Signer, error) {
 	var out []keys.Signer
 	for _, ref := range refs {
-		s, err := keys.Open(ref, t.ask)
+		s, err := keys.Open(ctx, ref, t.person())
 		if err != nil {
 			return nil, err
 		}
@@ -85,24 +88,61 @@ func (t *tool) signers(refs []string) ([]keys.Signer, error) {
 }
 
 // online opens the online keys named by flag, else by the policy.
-func (t *tool) online(r *repository.Repository, refs []string) ([]keys.Signer, error) {
+func (t *tool) online(ctx context.Context, r *repository.Repository, refs []string) ([]keys.Signer, error) {
 	if len(refs) > 0 {
-		return t.signers(refs)
+		return t.signers(ctx, refs)
 	}
 	p, err := r.Policy()
 	if err != nil {
 		return nil, err
 	}
-	for _, ref := range p.OnlineKeys {
-		if !strings.Contains(ref, ":") && !filepath.IsAbs(ref) {
-			ref = filepath.Join(r.Dir(), ref)
-		}
-		refs = append(refs, ref)
-	}
-	if len(refs) == 0 {
+	if len(p.OnlineKeys) == 0 {
 		return nil, usage("name the online key: --online-key FILE, or online_keys in policy.json")
 	}
-	return t.signers(refs)
+	return t.remembered(r, p.OnlineKeys)
+}
+
+// remembered opens key files that the repository names, in its policy or in a change. A repository comes by git or mail: it may
+// point at a key, and must not bring a program to run.
+func (t *tool) remembered(r *repository.Repository, refs []string) ([]keys.Signer, error) {
+	var out []keys.Signer
+	for _, ref := range refs {
+		path, err := keys.FilePath(ref)
+		if err != nil {
+			return nil, err
+		}
+		if !filepath.IsAbs(path) {
+			path = filepath.Join(r.Dir(), path)
+		}
+		s, err := keys.OpenFile(path, t.person())
+		if err != nil {
+			return nil, err
+		}
+		if _, ok := s.(*keys.External); ok && within(r.Dir(), path) {
+			return nil, &repository.RefusedError{Rule: "a repository names no program to run",
+				Reason: "cannot use external key " + path + ": it lies in the repository, which others write too",
+				Remedy: "keep the file elsewhere, such as in /etc/slipway-repo, and name it there"}
+		}
+		out = append(out, s)
+	}
+	return out, nil
+}
+
+// within reports whether path leads into dir, links followed. What cannot be followed counts as within.
+func within(dir, path string) bool {
+	var real [2]string
+	for i, p := range []string{dir, path} {
+		abs, err := filepath.Abs(p)
+		if err == nil {
+			abs, err = filepath.EvalSymlinks(abs)
+		}
+		if err != nil {
+			return true
+		}
+		real[i] = abs
+	}
+	rel, err := filepath.Rel(real[0], real[1])
+	return err != nil || filepath.IsLocal(rel)
 }
 
 // changing is what every command that makes a change has in common.
@@ -114,7 +154,7 @@ type changing struct {
 
 func (m *changing) flags(c *cobra.Command) {
 	f := c.Flags()
-	f.StringArrayVar(&m.sign, "sign", nil, "private key `file` to sign the change with at once (repeatable)")
+	f.StringArrayVar(&m.sign, "sign", nil, "key `file`, or exec:PROGRAM, to sign the change with at once (repeatable)")
 	f.StringVar(&m.into, "change", "", "add to the open change with this `id`")
 	f.StringVar(&m.author, "requested-by", "", "`who` asks for it, for the signers to see")
 }
@@ -129,7 +169,7 @@ func (t *tool) make(ctx context.Context, m *changing, build func(*repository.Rep
 	if err != nil {
 		return err
 	}
-	signers, err := t.signers(m.sign)
+	signers, err := t.signers(ctx, m.sign)
 	if err != nil {
 		return err
 	}

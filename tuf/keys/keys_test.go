@@ -21,6 +21,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if os.Getenv(asProgram) != "" {
+		os.Exit(beProgram())
+	}
 	keys.CheapPassphrases(1 << 10)
 	os.Exit(m.Run())
 }
@@ -99,7 +102,7 @@ func TestKeyFilesComeBackAndAreNeverOverwritten(t *testing.T) {
 		if info, _ := os.Stat(path); info.Mode().Perm() != 0o600 {
 			t.Errorf("mode %v", info.Mode())
 		}
-		got, err := keys.Open("file:"+path, func(string) ([]byte, error) { return pass, nil })
+		got, err := keys.Open(context.Background(), "file:"+path, keys.Person{Passphrase: func(string) ([]byte, error) { return pass, nil }})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -210,7 +213,7 @@ func TestASignerThatAnswersWronglyIsCaughtAtOnce(t *testing.T) {
 	if _, err := keys.Sign(context.Background(), liar{generate(t, keys.Ed25519)}, []byte("x")); err == nil {
 		t.Error("a wrong signature went through")
 	}
-	if _, err := keys.Open("pkcs11:token", nil); err == nil {
+	if _, err := keys.Open(context.Background(), "pkcs11:token", keys.Person{}); err == nil {
 		t.Error("an unknown scheme was opened")
 	}
 }

@@ -205,20 +205,28 @@ func ParsePublic(data []byte) (Public, error) {
 	return p, nil
 }
 
-// LoadPublic reads the public key file at path. A private key file serves too: its public part needs no passphrase.
+// LoadPublic reads the public key file at path. The other key files serve too: their public part needs no passphrase and no
+// program.
 func LoadPublic(path string) (Public, error) {
 	data, err := readFile(path)
 	if err != nil {
 		return Public{}, fmt.Errorf("cannot read public key: %w", err)
 	}
-	if isPrivate(data) {
-		p, err := parsePrivate(data)
-		if err != nil {
-			return Public{}, fmt.Errorf("%w (in %s)", err, path)
+	var p Public
+	switch schemaOf(data) {
+	case privateSchema:
+		var f *parsedPrivate
+		if f, err = parsePrivate(data); err == nil {
+			p = f.public
 		}
-		return p.public, nil
+	case externalSchema:
+		var e *External
+		if e, err = parseExternal(data); err == nil {
+			p = e.public
+		}
+	default:
+		p, err = ParsePublic(data)
 	}
-	p, err := ParsePublic(data)
 	if err != nil {
 		return Public{}, fmt.Errorf("%w (in %s)", err, path)
 	}

@@ -5,9 +5,9 @@ import (
 	"context"
 	"crypto"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 )
@@ -55,20 +55,59 @@ func Sign(ctx context.Context, s Signer, payload []byte) ([]byte, error) {
 	return sig, nil
 }
 
-// Open finds the signer that ref names: a private key file, plainly or as file:PATH.
-func Open(ref string, ask Passphrase) (Signer, error) {
-	path := ref
-	if scheme, rest, ok := strings.Cut(ref, ":"); ok && !strings.ContainsAny(scheme, "/.") {
-		if scheme != "file" {
-			return nil, fmt.Errorf("cannot open key %q: scheme %q is not supported; give a private key file", ref, scheme)
-		}
-		path = rest
+// Person is who sits at the terminal.
+type Person struct {
+	// Passphrase opens encrypted key files; nil means that nobody can be asked.
+	Passphrase Passphrase
+	// Stderr gets what the programs of external keys have to say; nil discards it.
+	Stderr io.Writer
+}
+
+// Open finds the signer that ref names: a key file, plainly or as file:PATH, or exec:PROGRAM ARG…, where spaces end words and
+// nothing quotes them. A reference that did not come from the person, say from a file of the repository, belongs to OpenFile.
+func Open(ctx context.Context, ref string, p Person) (Signer, error) {
+	if command, ok := execCommand(ref); ok {
+		return NewExternal(ctx, command, "", p.Stderr)
 	}
-	p, err := Load(path, ask)
+	path, err := FilePath(ref)
 	if err != nil {
 		return nil, err
 	}
-	return p, nil
+	return OpenFile(path, p)
+}
+
+// OpenFile opens a key file: a private key, or one that stands for an external signer.
+func OpenFile(path string, p Person) (Signer, error) {
+	data, err := readFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read private key: %w", err)
+	}
+	if schemaOf(data) != externalSchema {
+		return Load(path, p.Passphrase)
+	}
+	if err := ownersOnly(path); err != nil {
+		return nil, err
+	}
+	e, err := parseExternal(data)
+	if err != nil {
+		return nil, fmt.Errorf("%w (in %s)", err, path)
+	}
+	e.program.Stderr = p.Stderr
+	return e, nil
+}
+
+// FilePath is the file that ref names, plainly or as file:PATH. References of other kinds are refused.
+func FilePath(ref string) (string, error) {
+	scheme, rest, ok := strings.Cut(ref, ":")
+	switch {
+	case !ok || strings.ContainsAny(scheme, "/."):
+		return ref, nil
+	case scheme == "file":
+		return rest, nil
+	case scheme+":" == execScheme:
+		return "", fmt.Errorf("cannot use %q: a key file is wanted here; make one that names the program with key external", ref)
+	}
+	return "", fmt.Errorf("cannot open key %q: scheme %q is not supported; give a key file, or exec:PROGRAM for an external signer", ref, scheme)
 }
 
 // Load reads a private key file, asking for its passphrase if it is encrypted. A file that others may read is refused
@@ -78,7 +117,7 @@ func Load(path string, ask Passphrase) (*Private, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot read private key: %w", err)
 	}
-	if !isPrivate(data) {
+	if schemaOf(data) != privateSchema {
 		return nil, fmt.Errorf("cannot read private key: %s is not a private key file (the public part is no use for signing)", path)
 	}
 	f, err := parsePrivate(data)
@@ -152,11 +191,4 @@ func parsePrivate(data []byte) (*parsedPrivate, error) {
 		}
 	}
 	return &parsedPrivate{public: public, sealed: f.Sealed, plain: f.Plain}, nil
-}
-
-func isPrivate(data []byte) bool {
-	var head struct {
-		Schema string `json:"schema"`
-	}
-	return json.Unmarshal(data, &head) == nil && head.Schema == privateSchema
 }

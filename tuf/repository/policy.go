@@ -23,7 +23,7 @@ type Policy struct {
 	Expiry map[string]Period `json:"expiry"`
 	// RoleExpiry is the lifetime of single delegated roles, by name. It goes before the environment's and the class's.
 	RoleExpiry map[string]Period `json:"role_expiry,omitempty"`
-	// OnlineKeys are the signers of snapshot and timestamp, as key references; relative paths start at the repository.
+	// OnlineKeys are the signers of snapshot and timestamp, as key files; relative paths start at the repository.
 	OnlineKeys []string `json:"online_keys,omitempty"`
 	// Destinations are where hosts read from, as directories or s3:// references without credentials; relative paths start at
 	// the repository. None means from the repository directory itself. The first decides whether a publish happened.
@@ -67,6 +67,12 @@ func (p *Policy) check() error {
 	for role := range p.RoleExpiry {
 		if _, err := rolePattern(role); err != nil {
 			return fmt.Errorf("role_expiry: %w", err)
+		}
+	}
+	for _, ref := range p.OnlineKeys {
+		// The policy travels with the repository: whoever writes it must not choose what program a publisher runs.
+		if _, err := keys.FilePath(ref); err != nil {
+			return fmt.Errorf("online_keys: %w", err)
 		}
 	}
 	for env, t := range p.Environments {
