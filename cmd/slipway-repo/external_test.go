@@ -139,7 +139,7 @@ func TestTheProgramThatTheDocumentShowsSigns(t *testing.T) {
 	command := s.ownSigner("dora.pem")
 	s.expectWords(0, append([]string{"key", "external", "dora", "--name", "Dora", "--"}, command...), "Dora", "ecdsa", "signed by")
 	s.expectWords(1, append([]string{"key", "external", "dora", "--"}, command...), "a key that is overwritten is a key that is lost")
-	s.expect(0, "key show dora", "Dora")
+	s.expect(0, "key show dora", "Dora", "signed by    "+command[0])
 	s.expect(0, "key test dora", "Dora", "signed by")
 	ref := "exec:" + strings.Join(command, " ")
 	s.expectWords(0, []string{"key", "show", ref}, "ecdsa", "signed by")

@@ -115,11 +115,11 @@ func (t *tool) keyShow() *cobra.Command {
 		Example: "  slipway-repo key show alice.pub",
 		RunE: t.do(func(ctx context.Context, args []string) error {
 			if !strings.HasPrefix(args[0], "exec:") {
-				p, err := keys.LoadPublic(args[0])
+				p, command, err := keys.Describe(args[0])
 				if err != nil {
 					return err
 				}
-				return t.showKey(p, args[0])
+				return t.showKey(p, args[0], command...)
 			}
 			s, err := keys.Open(ctx, args[0], t.person())
 			if err != nil {

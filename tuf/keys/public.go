@@ -208,11 +208,16 @@ func ParsePublic(data []byte) (Public, error) {
 // LoadPublic reads the public key file at path. The other key files serve too: their public part needs no passphrase and no
 // program.
 func LoadPublic(path string) (Public, error) {
+	p, _, err := Describe(path)
+	return p, err
+}
+
+// Describe is LoadPublic, and the command of the program that signs if path is the file of an external key.
+func Describe(path string) (p Public, command []string, err error) {
 	data, err := readFile(path)
 	if err != nil {
-		return Public{}, fmt.Errorf("cannot read public key: %w", err)
+		return Public{}, nil, fmt.Errorf("cannot read public key: %w", err)
 	}
-	var p Public
 	switch schemaOf(data) {
 	case privateSchema:
 		var f *parsedPrivate
@@ -222,15 +227,15 @@ func LoadPublic(path string) (Public, error) {
 	case externalSchema:
 		var e *External
 		if e, err = parseExternal(data); err == nil {
-			p = e.public
+			p, command = e.public, e.Command()
 		}
 	default:
 		p, err = ParsePublic(data)
 	}
 	if err != nil {
-		return Public{}, fmt.Errorf("%w (in %s)", err, path)
+		return Public{}, nil, fmt.Errorf("%w (in %s)", err, path)
 	}
-	return p, nil
+	return p, command, nil
 }
 
 // Encode is the content of a public key file.
