@@ -192,8 +192,12 @@ type reply struct {
 	body   []byte
 }
 
-// post sends one body to the URLs in turn until somebody answers for whom understood holds. Nobody did: *SilentError.
 func (l *link) post(ctx context.Context, path string, header http.Header, in any, limit int64, understood func(reply) error) error {
+	return l.send(ctx, http.MethodPost, path, header, in, limit, understood)
+}
+
+// send asks the URLs in turn until somebody answers for whom understood holds. Nobody did: *SilentError.
+func (l *link) send(ctx context.Context, method, path string, header http.Header, in any, limit int64, understood func(reply) error) error {
 	body, err := json.Marshal(in)
 	if err != nil {
 		return &LocalError{What: "cannot write the request", Err: err}
@@ -204,7 +208,7 @@ func (l *link) post(ctx context.Context, path string, header http.Header, in any
 	var silent error
 	for i := range l.URLs {
 		n := (first + i) % len(l.URLs)
-		err := l.one(ctx, l.URLs[n], path, header, body, limit, understood)
+		err := l.one(ctx, method, l.URLs[n], path, header, body, limit, understood)
 		var nobody *SilentError
 		if !errors.As(err, &nobody) {
 			l.mu.Lock()
@@ -220,14 +224,14 @@ func (l *link) post(ctx context.Context, path string, header http.Header, in any
 	return silent
 }
 
-func (l *link) one(ctx context.Context, base, path string, header http.Header, body []byte, limit int64, understood func(reply) error) error {
+func (l *link) one(ctx context.Context, method, base, path string, header http.Header, body []byte, limit int64, understood func(reply) error) error {
 	client, err := l.http()
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, l.Timeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimRight(base, "/")+path, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, method, strings.TrimRight(base, "/")+path, bytes.NewReader(body))
 	if err != nil {
 		return &LocalError{What: "cannot make the request", Err: err}
 	}

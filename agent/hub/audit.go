@@ -2,64 +2,48 @@ package hub
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"time"
+
+	"github.com/slipway-deploy/slipway/agent/fleet"
 )
 
-// auditEntry is one line of the operators' log. Each entry's hash covers the one before, so a line can be neither changed nor
-// left out without showing. It is written in the transaction that it tells of.
-type auditEntry struct {
-	N    int64     `json:"n"`
-	At   time.Time `json:"at"`
-	By   string    `json:"by"`
-	Act  string    `json:"act"`
-	On   string    `json:"on"` // environment/app, or "fleet"
-	Why  string    `json:"why,omitempty"`
-	Done string    `json:"done"`
-	Prev string    `json:"prev,omitempty"`
-	Hash string    `json:"hash"`
-}
+// auditEntry is written in the transaction that it tells of.
+type auditEntry = fleet.AuditEntry
 
 // AuditEntry is one line of the log of what operators, and the hub itself, did to rollouts.
-type AuditEntry = auditEntry
+type AuditEntry = fleet.AuditEntry
 
 // byHub is who acts when the hub does so by the signed rules.
 const byHub = "hub"
 
-// sealed is the entry with its place in the chain.
-func (e auditEntry) sealed(prev *auditEntry) auditEntry {
-	e.N, e.Prev = 1, ""
-	if prev != nil {
-		e.N, e.Prev = prev.N+1, prev.Hash
-	}
-	e.Hash = e.sum()
-	return e
-}
-
-func (e auditEntry) sum() string {
-	e.Hash = ""
-	text, err := json.Marshal(e)
-	if err != nil {
-		panic(err) // plain text and numbers
-	}
-	sum := sha256.Sum256(text)
-	return hex.EncodeToString(sum[:])
-}
-
-// VerifyAudit checks that entries follow each other without a gap or a change. prev is the entry before the first, nil for
-// a log from its beginning.
+// VerifyAudit is fleet.VerifyAudit.
 func VerifyAudit(prev *AuditEntry, entries []AuditEntry) error {
-	for i := range entries {
-		want := entries[i].sealed(prev)
-		if entries[i] != want {
-			return fmt.Errorf("the audit log does not verify at entry %d: what follows has been changed or left out", entries[i].N)
+	return fleet.VerifyAudit(prev, entries)
+}
+
+// Note writes an entry that is about no rollout: who was let into the fleet, or revoked.
+func (c *core) Note(ctx context.Context, by, act, on, why, done string) error {
+	for range maxTries {
+		if _, _, err := c.get(ctx, c.keys.auditHead()); err != nil {
+			return err
 		}
-		prev = &entries[i]
+		res, err := c.commit(ctx, c.composeNote(auditEntry{By: by, Act: act, On: on, Why: why, Done: done}))
+		if err != nil || res.Held {
+			return err
+		}
 	}
-	return nil
+	return fmt.Errorf("%w: others act on the fleet all the time, try again", ErrUnavailable)
+}
+
+func (c *core) composeNote(e auditEntry) Txn {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	d := &draft{c: c, g: &group{}, now: c.now(), conds: map[string]int64{}}
+	e.At = d.now
+	d.audit = []auditEntry{e}
+	d.seal()
+	return d.final
 }
 
 // AuditSince returns at most limit entries after entry n, oldest first. Verify them with VerifyAudit.

@@ -151,7 +151,7 @@ func (d *draft) sealAudit() {
 	head := d.c.cache.head
 	prev := head.val
 	for _, e := range d.audit {
-		e = e.sealed(prev)
+		e = e.Sealed(prev)
 		d.put(d.c.keys.audit(e.N), e)
 		prev = &e
 	}

@@ -236,6 +236,11 @@ func (e *Engine) work(ctx context.Context, g Group, q *queue) {
 // Status is the whole fleet as this hub knows it, which lags the store by no more than the watch does.
 func (e *Engine) Status(ctx context.Context) (fleet.Status, error) { return e.core.Status(ctx) }
 
+// Note writes an entry into the operators' log that is about no rollout: who was let into the fleet, or revoked.
+func (e *Engine) Note(ctx context.Context, by, act, on, why, done string) error {
+	return e.core.Note(ctx, by, act, on, why, done)
+}
+
 // AuditSince returns at most limit entries of the operators' log after entry n, oldest first. VerifyAudit checks them.
 func (e *Engine) AuditSince(ctx context.Context, n int64, limit int) ([]AuditEntry, error) {
 	return e.core.AuditSince(ctx, n, limit)

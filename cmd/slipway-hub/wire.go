@@ -148,7 +148,7 @@ func (w *wired) newRoster(id identity, store hub.Store) (*roster.Roster, error) 
 		return nil, fmt.Errorf("cannot read the pinned root: %w", err)
 	}
 	return roster.New(roster.Config{Fleet: w.cfg.Fleet, Store: store, Prefix: hub.Prefix(w.cfg.Fleet), Authority: id.authority, Roots: id.known,
-		Pin: id.pin, Root: root, Mirrors: forHosts(w.cfg.Repository.Mirrors), Validity: w.cfg.Certificates.Validity, Log: w.log.Named("roster"), Replaced: w.replaced}), nil
+		Pin: id.pin, Root: root, Mirrors: forHosts(w.cfg.Repository.Mirrors), Validity: w.cfg.Certificates.Validity, Log: w.log.Named("roster"), Replaced: w.replaced, Note: w.engine.Note}), nil
 }
 
 // replaced lets go of what a machine held whose place another one took: that it is gone is what the operator said by making a

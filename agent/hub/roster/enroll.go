@@ -43,7 +43,11 @@ func (r *Roster) CreateToken(ctx context.Context, by string, ask Ask) (Minted, e
 	if _, err := r.cfg.Store.Commit(ctx, hub.Txn{If: []hub.Cond{{Key: key}}, Then: []hub.Op{put(key, stored)}}); err != nil {
 		return Minted{}, err
 	}
-	r.cfg.Log.Info("an enrolment token was made", "for", id.String(), "by", by, "until", stored.Expires, "replace", ask.Replace)
+	done := "an enrolment token was made, until " + stored.Expires.Format(time.DateTime)
+	if ask.Replace {
+		done += "; it replaces"
+	}
+	r.note(ctx, by, "token", id, "", done)
 	out := Minted{Token: t.String(), Expires: stored.Expires}
 	if mod != 0 && e.Revoked == nil {
 		out.Warning = fmt.Sprintf("the machine that is %s now (enrolled %s) loses its identity when this token is used", id, e.Enrolled.Format(time.DateTime))
@@ -126,7 +130,11 @@ func (r *Roster) enroll(ctx context.Context, hash release.Digest, key crypto.Pub
 		return out, err
 	}
 	id := fleet.Identity{Fleet: r.cfg.Fleet, Environment: t.Environment, Host: t.Host}
-	r.cfg.Log.Info("a host was enrolled", "host", id.String(), "install", install, "from", from, "token_by", t.By, "until", c.NotAfter, "replaced", replaced)
+	done := fmt.Sprintf("enrolled from %s as install %s", from, install)
+	if replaced {
+		done += ", in the place of another machine"
+	}
+	r.note(ctx, t.By, "enroll", id, "", done)
 	if replaced {
 		r.letGo(ctx, id, t.By)
 	}
@@ -252,7 +260,9 @@ func (r *Roster) DropToken(ctx context.Context, by, id string) (string, error) {
 		}
 		_, err := r.cfg.Store.Commit(ctx, hub.Txn{If: []hub.Cond{{Key: i.Key, Mod: i.Mod}}, Then: []hub.Op{{Key: i.Key}}})
 		done = fmt.Sprintf("the token for %s in %s does not work any more", t.Host, t.Environment)
-		r.cfg.Log.Info("an enrolment token was taken back", "for", t.Host, "environment", t.Environment.String(), "by", by)
+		if err == nil {
+			r.note(ctx, by, "token-drop", fleet.Identity{Fleet: r.cfg.Fleet, Environment: t.Environment, Host: t.Host}, "", done)
+		}
 		return err
 	})
 	if err == nil && done == "" {

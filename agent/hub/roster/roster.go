@@ -42,6 +42,8 @@ type Config struct {
 	// RetryEvery (zero is half a minute) until it returns no error: the old machine may be in the middle of an update.
 	Replaced   func(ctx context.Context, env release.Environment, host, by string) error
 	RetryEvery time.Duration
+	// Note writes a line into the operators' log; nil keeps it to Log.
+	Note func(ctx context.Context, by, act, on, why, done string) error
 }
 
 // Roster is safe for concurrent use. Admit answers from memory, which Run keeps in step with the store.
@@ -262,11 +264,12 @@ func (r *Roster) Revoke(ctx context.Context, by string, v Revocation) (string, e
 	if err != nil {
 		return "", err
 	}
-	r.cfg.Log.Info("certificates were revoked", "of", id.String(), "by", by, "reason", v.Reason, "earlier_only", v.Earlier)
+	done := "certificates of " + id.String() + " are refused from now on"
 	if v.Earlier {
-		return "certificates of " + id.String() + " issued until now are refused from now on", nil
+		done = "certificates of " + id.String() + " issued until now are refused from now on"
 	}
-	return "certificates of " + id.String() + " are refused from now on", nil
+	r.note(ctx, by, "revoke", id, v.Reason, done)
+	return done, nil
 }
 
 // change rewrites one entry under compare-and-swap.
@@ -294,6 +297,17 @@ func (r *Roster) entry(ctx context.Context, key string) (e Entry, mod int64, err
 		return e, 0, fmt.Errorf("cannot read %s: %w", key, err)
 	}
 	return e, items[0].Mod, nil
+}
+
+// note tells the operators' log what was done. It is done already: a log that cannot be written is reported, and nothing is undone.
+func (r *Roster) note(ctx context.Context, by, act string, id fleet.Identity, why, done string) {
+	r.cfg.Log.Info(done, "act", act, "of", id.String(), "by", by, "reason", why)
+	if r.cfg.Note == nil {
+		return
+	}
+	if err := r.cfg.Note(ctx, by, act, id.String(), why, done); err != nil {
+		r.cfg.Log.Error("the operators' log lacks a line", "act", act, "of", id.String(), "by", by, "error", err)
+	}
 }
 
 // attempts bounds how often a transaction that met another one is tried again.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"strconv"
@@ -146,6 +147,21 @@ func handleSlots(c *call) (any, error) {
 		out = append(out, r.Slots...)
 	}
 	return out, nil
+}
+
+func handleAudit(c *call) (any, error) {
+	since := int64(0)
+	if text := c.r.URL.Query().Get("since"); text != "" {
+		var err error
+		if since, err = strconv.ParseInt(text, 10, 64); err != nil || since < 0 {
+			return nil, &fleet.Error{Kind: fleet.KindBadRequest, Message: fmt.Sprintf("since: %.40q is no number of an entry", text)}
+		}
+	}
+	list, err := c.cfg.Engine.AuditSince(c.r.Context(), since, fleet.AuditPage)
+	if list == nil {
+		list = []fleet.AuditEntry{}
+	}
+	return list, err
 }
 
 // Health is the answer of the health route. It holds nothing that a stranger may not know.

@@ -40,6 +40,7 @@ var routes = []route{
 	{http.MethodGet, fleet.PathStatus, viewer, "", handleStatus},
 	{http.MethodGet, fleet.PathHosts, viewer, "", handleHosts},
 	{http.MethodGet, fleet.PathSlots, viewer, "", handleSlots},
+	{http.MethodGet, fleet.PathAudit, viewer, "", handleAudit},
 	{http.MethodGet, PathMetrics, viewer, "", handleMetrics},
 
 	// Stopping takes less than starting again: whoever is on call at night may stop everything and undo nothing.

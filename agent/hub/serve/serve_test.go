@@ -70,6 +70,7 @@ func TestEveryRouteIsForWhomTheTableSaysAndNobodyElse(t *testing.T) {
 		{"GET", fleet.PathStatus, nil, viewers},
 		{"GET", fleet.PathHosts + "?environment=production&app=billing", nil, viewers},
 		{"GET", fleet.PathSlots, nil, viewers},
+		{"GET", fleet.PathAudit + "?since=3", nil, viewers},
 		{"GET", serve.PathMetrics, nil, viewers},
 		{"POST", fleet.PathActs + "halt", act, operators},
 		{"POST", fleet.PathActs + "pause", act, operators},

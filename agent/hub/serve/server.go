@@ -34,6 +34,8 @@ type Engine interface {
 	Act(ctx context.Context, by, name string, a fleet.Act) (fleet.ActAnswer, error)
 	Status(ctx context.Context) (fleet.Status, error)
 	Hosts(ctx context.Context, env release.Environment, app release.App) ([]fleet.HostStatus, error)
+	// AuditSince returns at most limit entries of the operators' log after entry n, oldest first.
+	AuditSince(ctx context.Context, n int64, limit int) ([]fleet.AuditEntry, error)
 }
 
 // Limits of a hub.
