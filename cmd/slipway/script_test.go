@@ -28,10 +28,19 @@ import (
 //	calls TEXT           the last change the fake host was asked for
 //	file PATH TEXT       a file of the directory matches; "! file PATH": it is not there
 //	stdin TEXT           what the next command reads, on what it takes for a terminal
+//
+// Scripts about a fleet have a real hub over a store in memory:
+//
+//	hub FILE             start a hub that knows the deployment of that JSON file
+//	as NAME              be that operator from now on
+//	turn HOST [back]     a host asks for its turn, forward if nothing else is said
+//	finish HOST RESULT WHY…  it tells how its update ended
+//	later DURATION       the hub's clock goes on
 type script struct {
 	t     *testing.T
 	dir   string
 	host  *scriptHost
+	hub   *scriptHub
 	files map[string]string
 
 	stdin          string
@@ -142,7 +151,9 @@ func (s *script) line(line string) {
 	case "stdin":
 		s.stdin = rest + "\n"
 	default:
-		s.t.Fatalf("%s: there is no command %q", s.where, verb)
+		if !s.fleetLine(verb, rest) {
+			s.t.Fatalf("%s: there is no command %q", s.where, verb)
+		}
 	}
 }
 

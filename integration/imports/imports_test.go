@@ -40,7 +40,7 @@ var allowed = map[string]string{
 	"agent/store":                    "agent/durable agent/release",
 	"agent/units":                    "agent/durable agent/release",
 	"cmd/slipway-hub":                "agent/config agent/durable agent/fleet agent/hub agent/hub/ca agent/hub/etcd agent/hub/roster agent/hub/serve agent/release agent/rollout systemd tuf/client tuf/keys",
-	"cmd/slipway":                    "agent/api agent/audit agent/config agent/release agent/rollout",
+	"cmd/slipway":                    "agent/api agent/audit agent/config agent/fleet agent/release agent/rollout",
 	"cmd/slipway-repo":               "agent/durable agent/release agent/rollout tuf/client tuf/destination tuf/keys tuf/repository",
 	"cmd/slipway-sign-pkcs11":        "tuf/signer",
 	"cmd/slipwayd":                   "agent agent/api agent/audit agent/config agent/durable agent/health agent/release agent/server agent/state agent/store agent/units systemd systemd/process tuf/client",

@@ -2,7 +2,6 @@ package serve_test
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -15,7 +14,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -29,6 +27,7 @@ import (
 	"github.com/slipway-deploy/slipway/agent/hub/ca"
 	"github.com/slipway-deploy/slipway/agent/hub/roster"
 	"github.com/slipway-deploy/slipway/agent/hub/serve"
+	"github.com/slipway-deploy/slipway/agent/hub/storetest"
 	"github.com/slipway-deploy/slipway/agent/release"
 )
 
@@ -83,99 +82,11 @@ func (e *engine) AuditSince(_ context.Context, n int64, _ int) ([]fleet.AuditEnt
 	return []fleet.AuditEntry{{N: n + 1}}, nil
 }
 
-// memory is a hub.Store in memory, as simple as it can be.
-type memory struct {
-	mu       sync.Mutex
-	revision int64
-	items    map[string]hub.Item
-	watchers map[chan hub.Change]string
-	down     bool
-}
-
-func newMemory() *memory {
-	return &memory{items: map[string]hub.Item{}, watchers: map[chan hub.Change]string{}}
-}
-
-func (m *memory) Get(_ context.Context, keys ...string) ([]hub.Item, int64, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.down {
-		return nil, 0, hub.ErrUnavailable
-	}
-	var out []hub.Item
-	for _, k := range keys {
-		i := m.items[k]
-		i.Key = k
-		out = append(out, i)
-	}
-	return out, m.revision, nil
-}
-
-func (m *memory) Range(_ context.Context, prefix string) ([]hub.Item, int64, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.down {
-		return nil, 0, hub.ErrUnavailable
-	}
-	var out []hub.Item
-	for k, i := range m.items {
-		if strings.HasPrefix(k, prefix) {
-			out = append(out, i)
-		}
-	}
-	slices.SortFunc(out, func(a, b hub.Item) int { return cmp.Compare(a.Key, b.Key) })
-	return out, m.revision, nil
-}
-
-func (m *memory) Commit(_ context.Context, t hub.Txn) (hub.Result, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.down {
-		return hub.Result{}, hub.ErrUnavailable
-	}
-	for _, c := range t.If {
-		if m.items[c.Key].Mod != c.Mod {
-			return hub.Result{Revision: m.revision}, nil
-		}
-	}
-	m.revision++
-	change := hub.Change{Revision: m.revision}
-	for _, op := range t.Then {
-		i := hub.Item{Key: op.Key, Value: op.Value, Created: cmp.Or(m.items[op.Key].Created, m.revision), Mod: m.revision}
-		if op.Value == nil {
-			i.Created = 0
-			delete(m.items, op.Key)
-		} else {
-			m.items[op.Key] = i
-		}
-		change.Items = append(change.Items, i)
-	}
-	for w := range m.watchers {
-		w <- change
-	}
-	return hub.Result{Held: true, Revision: m.revision}, nil
-}
-
-func (m *memory) Watch(ctx context.Context, prefix string, _ int64, f func(hub.Change)) error {
-	ch := make(chan hub.Change, 100)
-	m.mu.Lock()
-	m.watchers[ch] = prefix
-	m.mu.Unlock()
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case c := <-ch:
-			f(c)
-		}
-	}
-}
-
 // world is a hub on loopback with an authority of its own.
 type world struct {
 	t         *testing.T
 	engine    *engine
-	store     *memory
+	store     hub.Store
 	root      *ca.Authority
 	authority *ca.Authority
 	roster    *roster.Roster
@@ -205,7 +116,7 @@ func newWorld(t *testing.T, change ...func(*serve.Config)) *world {
 // newWorldAt is newWorld whose roster has a clock of its own.
 func newWorldAt(t *testing.T, now func() time.Time, change ...func(*serve.Config)) *world {
 	t.Helper()
-	w := &world{t: t, engine: &engine{}, store: newMemory(), now: now}
+	w := &world{t: t, engine: &engine{}, store: storetest.NewModel().Client("hub"), now: now}
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	w.must(err)
 	w.root, err = ca.NewRoot("acme", key, w.now())
