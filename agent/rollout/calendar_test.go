@@ -1,6 +1,7 @@
 package rollout
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -122,6 +123,42 @@ func TestWindowsThatCannotBeReadOpenNever(t *testing.T) {
 		}))
 		if got.Act || got.Rule != RuleWindow || !got.Until.IsZero() || !got.Earliest.IsZero() {
 			t.Errorf("%+v: %+v", w, got)
+		}
+	}
+}
+
+// TestAWindowOpensAsOftenAsItsCalendarHasItsDays walks random windows through two years of random zones, over every change of the
+// clocks: each local date that the zone has opens the window exactly once.
+func TestAWindowOpensAsOftenAsItsCalendarHasItsDays(t *testing.T) {
+	r := random(t)
+	names := []string{"UTC", "Europe/Berlin", "America/New_York", "America/Sao_Paulo", "Australia/Lord_Howe", "Asia/Kolkata", "Africa/Casablanca", "Pacific/Auckland"}
+	from := at("2026-01-01T00:00:00Z")
+	for range 60 {
+		zone := names[r.IntN(len(names))]
+		start := fmt.Sprintf("%02d:%02d", r.IntN(24), r.IntN(60))
+		day := everyDay[r.IntN(7)]
+		w, problem := newWindow(weekly(zone, start, time.Minute, day))
+		if problem != "" {
+			t.Fatal(problem)
+		}
+		loc := must(time.LoadLocation(zone))
+		opened := map[string]int{}
+		for now := from; ; {
+			opens, ok := w.next(now)
+			if !ok || opens.After(from.AddDate(2, 0, 0)) {
+				break
+			}
+			opened[opens.In(loc).Format(time.DateOnly)]++
+			now = opens.Add(time.Minute)
+		}
+		for date := from.AddDate(0, 0, 2); date.Before(from.AddDate(2, 0, -2)); date = date.AddDate(0, 0, 1) {
+			want := 0
+			if weekdays[day] == date.Weekday() {
+				want = 1
+			}
+			if got := opened[date.Format(time.DateOnly)]; got != want {
+				t.Fatalf("%s %s in %s opened %d times on %s", day, start, zone, got, date.Format(time.DateOnly))
+			}
 		}
 	}
 }

@@ -10,6 +10,19 @@ import (
 	"github.com/slipway-deploy/slipway/agent/release"
 )
 
+// What a rollout promises on a host, and where it is shown. (What a hub promises is shown in agent/hub; that a host's sequence,
+// epoch and clock never go back, in agent and tuf/client.)
+//
+//	A release that always fails stays in the first wave   TestNothingButASignatureOrAHubOpensALaterWave
+//	An empty wave, or one that lacks hosts, cannot pass   TestEveryEmptyOrShortWaveIsRefusedBeforeAnybodySigns
+//	A host's wave depends on signed documents and its id  TestATurnDependsOnlyOnSignedDocumentsAndTheHostID, vectors_test.go
+//	Positions are uniform, rollouts are independent       vectors_test.go
+//	Waves are cumulative; who is eligible stays eligible  TestAHostOnceInItsWaveStaysEligible, TestAHigherMaxWaveOnlyAddsHosts
+//	Adding any stop never makes a host act earlier        TestAddingAnyStopNeverMakesAHostActEarlier
+//	No coordinator opens a wave before its signed floor   TestNoCoordinatorOpensAWaveBeforeItsSignedFloor
+//	Windows open as often as they say, in every zone      TestAWindowOpensAsOftenAsItsCalendarHasItsDays
+//	Freezes beat windows, emergencies beat both           calendar_test.go
+
 func chance(r *rand.Rand, percent int) bool { return r.IntN(100) < percent }
 
 func somewhere(r *rand.Rand, span time.Duration) time.Time {
@@ -307,5 +320,74 @@ func TestRulesAreAClosedSetThatDecisionsKeepTo(t *testing.T) {
 		if !slices.Contains(Rules(), got.Rule) || got.Because == "" || got.Act != (got.Rule == RuleOpen) {
 			t.Fatalf("%+v", got)
 		}
+	}
+}
+
+func TestEveryEmptyOrShortWaveIsRefusedBeforeAnybodySigns(t *testing.T) {
+	r := random(t)
+	empty, short := 0, 0
+	for range 500 {
+		in := open()
+		in.Deployment.RolloutID, in.Deployment.Waves = fmt.Sprint("r-", r.IntN(1000)), someWaves(r, true)
+		for i := range in.Deployment.Waves {
+			in.Deployment.Waves[i].MinHosts = r.IntN(5)
+		}
+		pin(&in, fleet(12, func(i int) map[string]string { return map[string]string{"site": fmt.Sprint("s", i%3)} })...)
+		have := map[string]int{}
+		for _, s := range NewSchedule(in.Deployment, in.Inventory, in.InventoryDigest).roster.seats {
+			if s.wave >= 0 {
+				have[in.Deployment.Waves[s.wave].Name]++
+			}
+		}
+		problems := map[string]bool{}
+		for _, p := range Plan(in.Deployment, in.Inventory, in.InventoryDigest, 0).Problems {
+			problems[p.Field] = true
+		}
+		for i, w := range in.Deployment.Waves {
+			at, n := fmt.Sprintf("waves[%d]", i), have[w.Name]
+			if problems[at] != (n == 0) || problems[at+".min_hosts"] != (n > 0 && n < w.MinHosts) {
+				t.Fatalf("wave %s has %d hosts and asks for %d: problems %v", w.Name, n, w.MinHosts, problems)
+			}
+			if n == 0 {
+				empty++
+			} else if n < w.MinHosts {
+				short++
+			}
+		}
+	}
+	if empty == 0 || short == 0 {
+		t.Errorf("%d waves were empty and %d short", empty, short)
+	}
+}
+
+func TestAHigherMaxWaveOnlyAddsHosts(t *testing.T) {
+	r := random(t)
+	added := 0
+	for range 200 {
+		in := open()
+		in.Deployment.Waves = someWaves(r, false)
+		changeWaves(&in, func(w *release.Wave) { w.Advance = "signed" })
+		if chance(r, 50) {
+			pin(&in, fleet(12, nil)...)
+		}
+		now, before := somewhere(r, 10*day), map[string]bool{}
+		for _, w := range in.Deployment.Waves {
+			in.Deployment.MaxWave = w.Name
+			acting := map[string]bool{}
+			for i := range 12 {
+				in.Host.ID = fmt.Sprint("host-", i)
+				acting[in.Host.ID] = on(in, now).Act
+				if before[in.Host.ID] && !acting[in.Host.ID] {
+					t.Fatalf("%s loses its turn when max_wave is raised to %s", in.Host.ID, w.Name)
+				}
+				if acting[in.Host.ID] && !before[in.Host.ID] {
+					added++
+				}
+			}
+			before = acting
+		}
+	}
+	if added == 0 {
+		t.Error("nobody ever went")
 	}
 }
