@@ -239,7 +239,7 @@ func (m *Machine) decide(ctx context.Context, st *state.App, w *wish) rollout.De
 			in.Current = m.running(ctx, st, w, id, digest)
 		}
 	}
-	if q, ok := st.Quarantined(w.digest, w.deployment.Sequence); ok && !w.digest.IsZero() && m.quarantineBinds(q) {
+	if q, ok := st.Quarantined(w.digest, w.deployment.Sequence, w.deployment.RolloutID); ok && !w.digest.IsZero() && m.quarantineBinds(q) {
 		in.Quarantined = &q.Reason
 	}
 	return rollout.Decide(in)

@@ -30,7 +30,7 @@ func (m *Machine) beginRevert(tx *state.Tx, target release.ID, cause state.Cause
 	a.Fallback, a.Cause, a.Reason, a.Restarted = target, cause, reason, false
 	if cause != state.CauseSigned && !a.Digest.IsZero() {
 		tx.State.AddQuarantine(state.Quarantine{
-			Digest: a.Digest, ID: a.To, Sequence: a.Sequence, Cause: cause, Reason: reason, At: m.Clock.Now().UTC(),
+			Digest: a.Digest, ID: a.To, Sequence: a.Sequence, RolloutID: a.RolloutID, Cause: cause, Reason: reason, At: m.Clock.Now().UTC(),
 		})
 	}
 	if err := tx.Advance(state.Reverting); err != nil {

@@ -3,6 +3,7 @@ package agent_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -129,7 +130,7 @@ type deployOption func(*release.Deployment)
 func (w *world) deploy(sequence int64, s *ship, options ...deployOption) {
 	w.t.Helper()
 	d := &release.Deployment{
-		Schema: release.DeploymentSchema, App: w.app, Environment: production, Sequence: sequence, RolloutID: "r1", State: release.StateActive,
+		Schema: release.DeploymentSchema, App: w.app, Environment: production, Sequence: sequence, RolloutID: fmt.Sprint("r", sequence), State: release.StateActive,
 		Created: built, Health: &release.TrialPolicy{MinHealthyTime: release.Duration(20 * time.Second), HealthyDeadline: release.Duration(2 * time.Minute)},
 	}
 	if s == nil {

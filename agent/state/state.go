@@ -194,10 +194,13 @@ type Quarantine struct {
 	Digest   release.Digest `json:"digest"`
 	ID       release.ID     `json:"id"`
 	Sequence int64          `json:"sequence"`
-	Cause    Cause          `json:"cause"`
-	Reason   string         `json:"reason"`
-	At       time.Time      `json:"at"`
-	// Tries counts attempts of this digest under this sequence; RetryAt is when the next one is allowed for causes that
+	// RolloutID is the rollout that the sequence belongs to; empty in states of older versions. An amendment (a wave opened, a
+	// pause) is a new sequence of the same rollout and brings no second chance.
+	RolloutID string    `json:"rollout_id,omitempty"`
+	Cause     Cause     `json:"cause"`
+	Reason    string    `json:"reason"`
+	At        time.Time `json:"at"`
+	// Tries counts attempts of this digest under this sequence or rollout; RetryAt is when the next one is allowed for causes that
 	// are not sticky. A zero RetryAt means never.
 	Tries   int       `json:"tries"`
 	RetryAt time.Time `json:"retry_at,omitzero"`
@@ -271,11 +274,12 @@ func (a *App) MarkGood(g Good) {
 	a.KnownGood = append(kept, g)
 }
 
-// Quarantined returns the quarantine that binds digest under sequence: an entry of an older sequence binds no more, except
-// a revocation, which only the emergency document lifts.
-func (a *App) Quarantined(digest release.Digest, sequence int64) (Quarantine, bool) {
+// Quarantined returns the quarantine that binds digest under a deployment's sequence and rollout: an entry of an older sequence
+// of another rollout binds no more, except a revocation, which only the emergency document lifts.
+func (a *App) Quarantined(digest release.Digest, sequence int64, rolloutID string) (Quarantine, bool) {
 	for _, q := range a.Quarantine {
-		if q.Digest == digest && (q.Sequence >= sequence || q.Cause == CauseRevoked) {
+		same := q.RolloutID != "" && q.RolloutID == rolloutID
+		if q.Digest == digest && (q.Sequence >= sequence || same || q.Cause == CauseRevoked) {
 			return q, true
 		}
 	}
@@ -291,7 +295,8 @@ const (
 // AddQuarantine records that digest failed. Causes that are not sticky get at most three tries, ten minutes apart and
 // doubling.
 func (a *App) AddQuarantine(q Quarantine) {
-	if old, ok := a.Quarantined(q.Digest, q.Sequence); ok && old.Sequence == q.Sequence {
+	old, ok := a.Quarantined(q.Digest, q.Sequence, q.RolloutID)
+	if ok && (old.Sequence == q.Sequence || old.RolloutID != "" && old.RolloutID == q.RolloutID) {
 		q.Tries = old.Tries
 	}
 	q.Tries++

@@ -206,17 +206,32 @@ func TestTheMarkerIsFoundWholeDamagedOrAbsent(t *testing.T) {
 	}
 }
 
+func TestAQuarantineOutlivesAnAmendmentOfItsRolloutAndNoNewRollout(t *testing.T) {
+	var st state.App
+	_, digest := id("1.0.0")
+	st.AddQuarantine(state.Quarantine{Digest: digest, Sequence: 5, RolloutID: "r1", Cause: state.CauseUnhealthy, At: noon})
+	for rollout, binds := range map[string]bool{"r1": true, "r2": false, "": false} {
+		if _, ok := st.Quarantined(digest, 6, rollout); ok != binds {
+			t.Errorf("sequence 6 of rollout %q: bound %v", rollout, ok)
+		}
+	}
+	st.AddQuarantine(state.Quarantine{Digest: digest, Sequence: 6, RolloutID: "r1", Cause: state.CauseUnhealthy, At: noon})
+	if q, _ := st.Quarantined(digest, 7, "r1"); q.Tries != 2 {
+		t.Errorf("the tries of one rollout start anew with its amendment: %+v", q)
+	}
+}
+
 func TestAnUnhealthyQuarantineBindsUntilANewSequence(t *testing.T) {
 	var st state.App
 	_, digest := id("1.0.0")
 	st.AddQuarantine(state.Quarantine{Digest: digest, Sequence: 5, Cause: state.CauseUnhealthy, At: noon})
 	for sequence, binds := range map[int64]bool{4: true, 5: true, 6: false} {
-		if q, ok := st.Quarantined(digest, sequence); ok != binds || ok && !q.RetryAt.IsZero() {
+		if q, ok := st.Quarantined(digest, sequence, "r"); ok != binds || ok && !q.RetryAt.IsZero() {
 			t.Errorf("sequence %d: %v %+v", sequence, ok, q)
 		}
 	}
 	st.AddQuarantine(state.Quarantine{Digest: digest, Sequence: 6, Cause: state.CauseRevoked, At: noon})
-	if _, ok := st.Quarantined(digest, 99); !ok {
+	if _, ok := st.Quarantined(digest, 99, "r"); !ok {
 		t.Error("a new sequence lifts a revocation")
 	}
 	if len(st.Quarantine) != 1 {
@@ -233,13 +248,13 @@ func TestACauseThatBlamesNobodyGetsThreeTriesTenMinutesApartAndDoubling(t *testi
 		_, digest := id("1.0.0")
 		for try, want := range []time.Duration{10 * time.Minute, 20 * time.Minute, 0} {
 			st.AddQuarantine(state.Quarantine{Digest: digest, Sequence: 5, Cause: cause, At: noon})
-			q, _ := st.Quarantined(digest, 5)
+			q, _ := st.Quarantined(digest, 5, "")
 			if q.Tries != try+1 || want > 0 && !q.RetryAt.Equal(noon.Add(want)) || want == 0 && !q.RetryAt.IsZero() {
 				t.Errorf("%s, try %d: %+v", cause, try+1, q)
 			}
 		}
 		st.AddQuarantine(state.Quarantine{Digest: digest, Sequence: 6, Cause: cause, At: noon})
-		if q, _ := st.Quarantined(digest, 6); q.Tries != 1 {
+		if q, _ := st.Quarantined(digest, 6, ""); q.Tries != 1 {
 			t.Errorf("%s: a new sequence begins with try %d", cause, q.Tries)
 		}
 	}

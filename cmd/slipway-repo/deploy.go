@@ -53,7 +53,7 @@ the environment sign it.`,
 			return c, file.locate(err)
 		})
 	})
-	return t.group("deploy", "Make and plan deployments", "", c, t.promoteCommand(), t.planCommand())
+	return t.group("deploy", "Make and plan deployments", "", c, t.promoteCommand(), t.amendCommand(), t.planCommand())
 }
 
 // flags are those that every way to a deployment has.

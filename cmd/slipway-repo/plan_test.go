@@ -181,3 +181,38 @@ func TestASimulationSaysWhatARolloutCostsBeforeItIsSigned(t *testing.T) {
 	s.write("hub.toml", head+waves+"advance = \"auto\"\n[halt]\nmax_failures = 3\n[budget]\npercent_bp = 100\n[coordinator]\nkind = \"hub\"\n")
 	s.expect(0, "deploy plan --file hub.toml --simulate --runs 3 --failure-rate 1", "the hub, by the signed limits", "budget 100", "halted in 3 of 3")
 }
+
+func TestAnAmendmentOpensAWaveAndPausesWithoutANewOrderOfHosts(t *testing.T) {
+	s := newShell(t)
+	s.fleet()
+	s.expect(3, "deploy amend production billing --state paused --reason drill", "no deployment of billing is in force in production")
+	s.write("deployment.toml", head+waves+"advance = \"signed\"\nstart_after = \"4h\"\nspread = \"12h\"\n")
+	s.expect(0, "deploy new --file deployment.toml --sign ann --sign ben")
+	s.expect(0, "publish")
+	starts := func() string {
+		s.t.Helper()
+		s.expect(0, "deploy plan --env production --app billing --host web-1 --host web-2 --host web-3 --json")
+		var a outlook
+		if err := json.Unmarshal([]byte(s.out), &a); err != nil {
+			t.Fatal(err)
+		}
+		data, err := json.Marshal(a.Starts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(data)
+	}
+	before := starts()
+	s.expect(2, "deploy amend production billing --reason nothing", "at least one of the flags")
+	s.expect(1, "deploy amend production billing --max-wave late --reason go --sign ann", "production/billing: max_wave: \"late\" is the name of no wave")
+	s.expect(0, "deploy amend production billing --max-wave rest --reason well --sign ann --sign ben", "amend sequence 1: max_wave none → rest")
+	s.expect(0, "publish")
+	if after := starts(); after != before || strings.Contains(s.out, `"needs_signature": true`) {
+		t.Errorf("before the amendment:\n%s\nafter it:\n%s", before, after)
+	}
+	s.expect(3, "deploy amend production billing --max-wave rest --reason well --sign ann", "it is so already")
+	s.expect(0, "deploy amend production billing --state paused --reason doubt --sign ann --sign ben", "state active → paused")
+	s.expect(0, "publish")
+	s.expect(0, "deploy plan --env production --app billing", "sequence 3, paused")
+	s.expect(1, "deploy amend production billing --state revert --reason bad --sign ann", "fallback: state revert needs it")
+}

@@ -250,21 +250,7 @@ func (d *draft) deploy(w Wish, rec *PromotionRecord) (string, error) {
 		doc.Reason = strings.TrimPrefix(doc.Reason+"; "+rec.note(), "; ")
 		d.promoted = rec
 	}
-	raw, err := release.Encode(doc)
-	if err != nil {
-		return "", err
-	}
-	if w.Judge != nil {
-		p, err := d.prospect(doc)
-		if err == nil {
-			err = w.Judge(p)
-		}
-		if err != nil {
-			return "", err
-		}
-	}
-	path := release.DeploymentPath(w.Environment, w.App)
-	if err := d.put(DeployRole(w.Environment, w.App), path, release.Sum(raw), int64(len(raw)), source{data: raw}); err != nil {
+	if err := d.putDeployment(doc, w.Judge); err != nil {
 		return "", err
 	}
 	words := deploymentWords(doc, last)
@@ -272,6 +258,25 @@ func (d *draft) deploy(w Wish, rec *PromotionRecord) (string, error) {
 		words += ", " + rec.note()
 	}
 	return words, nil
+}
+
+// putDeployment takes a complete document into the change, if judge (may be nil) lets it.
+func (d *draft) putDeployment(doc *release.Deployment, judge func(*Prospect) error) error {
+	raw, err := release.Encode(doc)
+	if err != nil {
+		return err
+	}
+	if judge != nil {
+		p, err := d.prospect(doc)
+		if err == nil {
+			err = judge(p)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	path := release.DeploymentPath(doc.Environment, doc.App)
+	return d.put(DeployRole(doc.Environment, doc.App), path, release.Sum(raw), int64(len(raw)), source{data: raw})
 }
 
 // bypass is what deploy new needs where releases come by promotion.
