@@ -34,7 +34,7 @@
 //
 // # Order of hosts
 //
-// [Position] is the published place of a host: testdata/vectors.json holds test vectors for other implementations. Without an
+// [Position] is the published place of a host: docs/schemas/fleet-order.vectors.json holds test vectors for other implementations. Without an
 // inventory a percent wave takes the hosts below its cumulative share, exact only on average. With the pinned inventory
 // hosts are ranked: sorted by position, sites (combinations of the budget's group_by labels) interleaved in proportion, and
 // waves take exact counts. A host starts at the wave's floor plus its share of the spread, counted from the wave's own first

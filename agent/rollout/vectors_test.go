@@ -37,7 +37,7 @@ type vectors struct {
 
 func published(t *testing.T) (v vectors) {
 	t.Helper()
-	data, err := os.ReadFile("testdata/vectors.json")
+	data, err := os.ReadFile("../../docs/schemas/fleet-order.vectors.json")
 	if err == nil {
 		err = json.Unmarshal(data, &v)
 	}
