@@ -47,6 +47,7 @@ type Machine struct {
 	hint  func() // there may be news to fetch; nil if nobody fetches
 
 	overruling atomic.Bool
+	ranked     atomic.Pointer[ranked]
 	nudged     bool // `apply`: do not wait out a back-off jitter
 }
 

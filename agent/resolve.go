@@ -28,8 +28,7 @@ type wish struct {
 	emergency  *release.Emergency
 	emergDoc   Document
 	emergExp   bool
-	inventory  *release.Inventory
-	invDigest  release.Digest
+	schedule   *rollout.Schedule // made from the pinned inventory; nil if none is pinned
 	meta       Metadata
 
 	rel    *release.Release
@@ -55,7 +54,7 @@ func (m *Machine) read(ctx context.Context, st *state.App) (*wish, error) {
 	if err != nil {
 		return nil, err
 	}
-	dep, err := release.ParseDeployment(doc.Bytes)
+	dep, err := m.deployment(doc.Bytes)
 	if err != nil {
 		return nil, &RefusedError{Rule: "bad-document", Reason: err.Error()}
 	}
@@ -67,10 +66,9 @@ func (m *Machine) read(ctx context.Context, st *state.App) (*wish, error) {
 		return nil, err
 	}
 	if dep.Inventory != nil {
-		if w.inventory, err = m.inventory(ctx, dep.Inventory.SHA256); err != nil {
+		if w.schedule, err = m.schedule(ctx, dep, release.Sum(doc.Bytes)); err != nil {
 			return nil, err
 		}
-		w.invDigest = dep.Inventory.SHA256
 	}
 	ref := dep.Release
 	if dep.State == release.StateRevert {
@@ -183,19 +181,43 @@ func (m *Machine) emergency(ctx context.Context, st *state.App, w *wish) error {
 	return nil
 }
 
-func (m *Machine) inventory(ctx context.Context, digest release.Digest) (*release.Inventory, error) {
-	doc, err := m.Source.Document(ctx, release.InventoryPath(m.cfg().Environment))
+// ranked is a deployment whose inventory was ranked: that takes seconds for a large fleet, so it is done once for each
+// deployment. Of the inventory only this host's place is kept.
+type ranked struct {
+	raw      release.Digest // of the deployment's bytes
+	host     string
+	doc      *release.Deployment
+	schedule *rollout.Schedule
+}
+
+// deployment parses, or gives the document that was parsed before from the same bytes.
+func (m *Machine) deployment(raw []byte) (*release.Deployment, error) {
+	if known := m.ranked.Load(); known != nil && known.raw == release.Sum(raw) {
+		return known.doc, nil
+	}
+	return release.ParseDeployment(raw)
+}
+
+// schedule ranks the pinned inventory, which must be the one that is published now.
+func (m *Machine) schedule(ctx context.Context, dep *release.Deployment, raw release.Digest) (*rollout.Schedule, error) {
+	cfg, digest := m.cfg(), dep.Inventory.SHA256
+	doc, err := m.Source.Document(ctx, release.InventoryPath(cfg.Environment))
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the inventory the deployment pins: %w", err)
 	}
 	if got := release.Sum(doc.Bytes); got != digest {
 		return nil, &RefusedError{Rule: "inventory-changed", Reason: sentence("the deployment pins inventory %s, the repository has %s: sign a deployment for the new inventory", digest.Short(), got.Short())}
 	}
+	if known := m.ranked.Load(); known != nil && known.doc == dep && known.host == cfg.HostID {
+		return known.schedule, nil
+	}
 	inv, err := release.ParseInventory(doc.Bytes)
 	if err != nil {
 		return nil, &RefusedError{Rule: "bad-document", Reason: err.Error()}
 	}
-	return inv, nil
+	s := rollout.NewSchedule(dep, inv, digest).For(cfg.HostID)
+	m.ranked.Store(&ranked{raw, cfg.HostID, dep, s})
+	return s, nil
 }
 
 func (m *Machine) release(ctx context.Context, ref release.Reference) (*release.Release, []byte, error) {
@@ -224,7 +246,7 @@ func (m *Machine) release(ctx context.Context, ref release.Reference) (*release.
 func (m *Machine) decide(ctx context.Context, st *state.App, w *wish) rollout.Decision {
 	cfg := m.cfg()
 	in := rollout.Input{
-		Deployment: w.deployment, Emergency: w.emergency, EmergencyExpired: w.emergExp, Inventory: w.inventory, InventoryDigest: w.invDigest,
+		Deployment: w.deployment, Emergency: w.emergency, EmergencyExpired: w.emergExp, Schedule: w.schedule,
 		Host: rollout.Host{ID: cfg.HostID, Labels: cfg.Labels, Environment: cfg.Environment},
 		Now:  m.Clock.Now(), ClockTrusted: m.Clock.Synchronised(), Issued: w.meta.Issued,
 		MetadataExpired: expiredRole(w.meta, m.Clock.Now()),

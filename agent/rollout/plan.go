@@ -68,7 +68,7 @@ func Plan(d *release.Deployment, inv *release.Inventory, digest release.Digest, 
 		f.Hosts = d.Population
 	}
 	if s.roster != nil {
-		f.Exact, f.Hosts = true, int64(len(s.roster.seats))
+		f.Exact, f.Hosts = true, int64(s.roster.total)
 	}
 	first := 0
 	for i, w := range d.Waves {

@@ -256,6 +256,10 @@ func TestATurnDependsOnlyOnSignedDocumentsAndTheHostID(t *testing.T) {
 		if got := Decide(in); got != want {
 			t.Fatalf("with a schedule %+v\nwithout %+v", got, want)
 		}
+		in.Schedule = in.Schedule.For(in.Host.ID)
+		if got := Decide(in); got != want {
+			t.Fatalf("with a schedule of this host alone %+v\nwithout %+v", got, want)
+		}
 		in.Schedule = nil
 		r.Shuffle(len(hosts), func(i, j int) { hosts[i], hosts[j] = hosts[j], hosts[i] })
 		in.Inventory.Hosts = append(hosts, hosts[0])

@@ -12,6 +12,7 @@ import (
 // roster is the ranked inventory: every host's seat.
 type roster struct {
 	seats map[string]seat
+	total int
 	sizes []int  // hosts per wave
 	hosts []Host // in the order of the ranks
 }
@@ -32,7 +33,7 @@ type ranked struct {
 // rank gives every host of the inventory its seat.
 func rank(d *release.Deployment, inv *release.Inventory) *roster {
 	order := ordered(d, inv)
-	r := &roster{seats: make(map[string]seat, len(order)), sizes: make([]int, len(d.Waves))}
+	r := &roster{seats: make(map[string]seat, len(order)), total: len(order), sizes: make([]int, len(d.Waves))}
 	taken := make([]bool, len(order))
 	for i, h := range order {
 		r.seats[h.id] = seat{overall: i, wave: -1}

@@ -44,6 +44,19 @@ func NewSchedule(d *release.Deployment, inv *release.Inventory, digest release.D
 	return s
 }
 
+// For keeps what one host's decisions need and lets go of the rest of the inventory. Every other host is unlisted in it.
+func (s *Schedule) For(hostID string) *Schedule {
+	if s.roster == nil {
+		return s
+	}
+	one := *s
+	one.roster = &roster{seats: map[string]seat{}, total: s.roster.total, sizes: s.roster.sizes}
+	if seat, listed := s.roster.seats[hostID]; listed {
+		one.roster.seats[hostID] = seat
+	}
+	return &one
+}
+
 // isFor says whether the schedule may answer for d: made from this very document, and not made before its inventory came.
 func (s *Schedule) isFor(d *release.Deployment) bool {
 	return s != nil && s.d == d && s.inventory == ""
@@ -171,7 +184,7 @@ func (s *Schedule) hubJudges() bool { return s.hasHub() && !s.d.Coordinator.Tigh
 func (s *Schedule) revertShare(h Host) uint64 {
 	if s.roster != nil {
 		if seat, ok := s.roster.seats[h.ID]; ok {
-			n := len(s.roster.seats)
+			n := s.roster.total
 			return rankShare(n-1-seat.overall, n)
 		}
 	}
