@@ -369,7 +369,7 @@ func (m *Machine) orderedBack(ctx context.Context, st *state.App, w *wish, d rol
 	if err := m.phaseIdle(ctx); err != nil {
 		return 0, err
 	}
-	q, bad := st.Quarantined(back.digest, 0)
+	q, bad := st.Quarantined(back.digest, 0, "")
 	if bad = bad && q.Cause.Sticky(); bad || !m.mayGoBackTo(st, back.id, m.floor()) {
 		m.wait(rollout.RuleOrder, sentence("the hub takes %s %s back and this host cannot go to the signed fallback %s: it is quarantined here, revoked, or below the rollback floor",
 			m.app, w.id.Version(), back.id.Version()))

@@ -257,6 +257,7 @@ func permanent(d rollout.Decision) bool {
 }
 
 func (m *Machine) notNow(st *state.App, d rollout.Decision) (time.Duration, error) {
+	m.showTurn(&d)
 	m.wait(d.Rule, d.Because)
 	if d.Until.IsZero() {
 		return idleWait, nil
