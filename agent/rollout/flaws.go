@@ -109,8 +109,13 @@ func (f *Forecast) budgetFlaws(s *Schedule) {
 		return
 	}
 	if s.roster == nil {
-		if len(b.GroupBy) == 0 && f.Hosts > 0 && Limit(b, int(f.Hosts)) == 0 {
-			f.refuse("budget.min_available", "no host may ever be unavailable: %d of %d must be available", b.MinAvailable, f.Hosts)
+		switch {
+		case len(b.GroupBy) > 0:
+			f.refuse("budget.min_available", "no host could ever start: only an inventory says how many hosts share %s", strings.Join(b.GroupBy, ", "))
+		case s.d.Population == 0:
+			f.refuse("budget.min_available", "no host could ever start: neither population nor inventory says how many there are")
+		case Limit(b, int(s.d.Population)) == 0:
+			f.refuse("budget.min_available", "no host may ever be unavailable: %d of %d must be available", b.MinAvailable, s.d.Population)
 		}
 		return
 	}

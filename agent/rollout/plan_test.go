@@ -154,6 +154,9 @@ func TestWhatCannotWorkIsAProblemOfItsField(t *testing.T) {
 		}},
 		{"coordinator", "needs a [budget]", func(d *release.Deployment) { d.Coordinator = hub }},
 		{"budget.min_available", "10000 of 10000", func(d *release.Deployment) { d.Budget = &release.Budget{Count: 1, MinAvailable: 10_000} }},
+		{"budget.min_available", "how many hosts share site", func(d *release.Deployment) {
+			d.Budget = &release.Budget{Count: 1, MinAvailable: 1, GroupBy: []string{"site"}}
+		}},
 		{"halt", "no limit", func(d *release.Deployment) { d.Halt = &release.HaltPolicy{OnHalt: "stop"} }},
 		{"halt.max_failure_bp", "min_sample", func(d *release.Deployment) { d.Halt = &release.HaltPolicy{MaxFailureBP: 100} }},
 		{"halt.min_sample", "never be judged", func(d *release.Deployment) { d.Halt = &release.HaltPolicy{MaxFailureBP: 100, MinSample: 20_000} }},
@@ -220,6 +223,31 @@ func TestASimulatedBudgetIsKeptInEveryLabelGroup(t *testing.T) {
 	got := s.Simulate(s.roster.hosts, Trial{Took: time.Hour})
 	if got.PeakInFlight != 4 || got.Started != 40 || !got.Finished.Equal(noon.Add(10*time.Hour)) {
 		t.Errorf("four sites of ten hosts, one at a time in each: %+v", got)
+	}
+}
+
+// TestASimulatedReleaseThatAlwaysFailsNeverLeavesTheFirstWave holds whatever the limits are: the hub lets no wave pass in which
+// more hosts failed than are well.
+func TestASimulatedReleaseThatAlwaysFailsNeverLeavesTheFirstWave(t *testing.T) {
+	r := random(t)
+	for range 100 {
+		d := planned(release.Wave{Name: "canary", PercentBP: 500 + r.IntN(3000)}, release.Wave{Name: "rest", PercentBP: 10000, Advance: "auto"})
+		d.RolloutID, d.Coordinator, d.Budget = fmt.Sprint("r-", r.IntN(1000)), hub, &release.Budget{Count: 1 + r.IntN(20)}
+		d.Halt = &release.HaltPolicy{MaxFailures: 1 + r.IntN(400)}
+		got := NewSchedule(d, nil, release.Digest{}).Simulate(hostsOf(200), Trial{FailureRate: 1, Took: time.Minute, Seed: r.Uint64()})
+		if got.Started == 0 || got.Started > d.Waves[0].PercentBP*200/10000+40 || got.HeldIn == "" && got.HaltedIn != "canary" {
+			t.Fatalf("canary of %d bp, %d failures allowed: %+v", d.Waves[0].PercentBP, d.Halt.MaxFailures, got)
+		}
+	}
+}
+
+func TestASimulatedShareBoundsTheWholeFleetAsWellAsEachLabelGroup(t *testing.T) {
+	in := open()
+	in.Deployment.Coordinator, in.Deployment.Budget = hub, &release.Budget{PercentBP: 1000, GroupBy: []string{"site"}}
+	pin(&in, fleet(40, func(i int) map[string]string { return map[string]string{"site": fmt.Sprint("s", i%20)} })...)
+	s := NewSchedule(in.Deployment, in.Inventory, in.InventoryDigest)
+	if got := s.Simulate(s.roster.hosts, Trial{Took: time.Hour}); got.PeakInFlight != 4 || got.Started != 40 {
+		t.Errorf("a tenth of 40 hosts on 20 sites: %+v", got)
 	}
 }
 

@@ -34,6 +34,8 @@ type Outcome struct {
 	Finished                   time.Time
 	HaltedAt                   time.Time
 	HaltedIn                   string
+	// HeldIn is the wave that a hub did not let pass although no limit was reached: too few of its hosts are well.
+	HeldIn string
 }
 
 // simulation is one run; busy holds the hosts in flight in the order in which they finish.
@@ -42,7 +44,10 @@ type simulation struct {
 	trial Trial
 	busy  []inFlight
 	last  time.Time // the latest end of a host that started
+	all   int       // hosts that may be in flight in all, where each label group has a limit of its own; 0 is no bound
 	tried int
+	well  map[string]int // by wave
+	ill   map[string]int
 	out   Outcome
 }
 
@@ -65,6 +70,7 @@ type lane struct {
 	queue []candidate
 	ends  []time.Time
 	limit int
+	after time.Time // when the whole fleet's limit lets it look again
 	next  time.Time
 }
 
@@ -72,10 +78,15 @@ type lane struct {
 // itself; without one every host starts at its own time whatever the others report, until a halt that a person publishes
 // reaches it. Signatures for later waves are assumed to come in time.
 func (s *Schedule) Simulate(hosts []Host, trial Trial) Outcome {
-	m := &simulation{s: s, trial: trial}
+	m := &simulation{s: s, trial: trial, well: map[string]int{}, ill: map[string]int{}}
 	sizes := cells(s.d.Budget, hosts)
+	if b := s.d.Budget; b != nil && len(b.GroupBy) > 0 && b.PercentBP > 0 {
+		m.all = Limit(b, len(hosts)) // the ones that many small groups are left add up
+	}
 	for _, wave := range m.waves(m.candidates(hosts)) {
-		m.run(wave, sizes)
+		if m.run(wave, sizes); !m.passes(wave) {
+			break
+		}
 	}
 	m.settle(time.Time{})
 	m.out.Untouched = len(hosts) - m.out.Started
@@ -107,23 +118,47 @@ func (m *simulation) candidates(hosts []Host) []candidate {
 	return list
 }
 
-// waves splits the candidates where a hub opens one wave after the other.
+// waves splits the candidates where a hub judges the waves before.
 func (m *simulation) waves(list []candidate) [][]candidate {
-	judged := m.s.hubJudges() && slices.ContainsFunc(m.s.d.Waves, func(w release.Wave) bool { return w.Advance == "auto" })
-	if !judged {
-		return [][]candidate{list}
+	part, of := 0, map[string]int{}
+	for i, w := range m.s.d.Waves {
+		if i > 0 && m.s.hasHub() && w.Advance == "auto" {
+			part++
+		}
+		of[w.Name] = part
 	}
-	split := make([][]candidate, len(m.s.d.Waves))
+	split := make([][]candidate, part+1)
 	for _, c := range list {
-		i := slices.IndexFunc(m.s.d.Waves, func(w release.Wave) bool { return w.Name == c.Wave })
-		split[i] = append(split[i], c)
+		split[of[c.Wave]] = append(split[of[c.Wave]], c)
 	}
 	return split
 }
 
-// run lets the hosts of a wave start, none before the wave before it is done.
+// passes judges the waves that ran as a hub does before it opens the next: enough hosts are well, and not more failed.
+func (m *simulation) passes(ran []candidate) bool {
+	if !m.s.hasHub() || !m.out.HaltedAt.IsZero() {
+		return true
+	}
+	m.settle(m.last)
+	judged := map[string]bool{}
+	for _, c := range ran {
+		judged[c.Wave] = true
+	}
+	for _, w := range m.s.d.Waves {
+		if well := m.well[w.Name]; judged[w.Name] && (well < max(1, w.MinHosts) || well < m.ill[w.Name]) {
+			m.out.HeldIn = w.Name
+			return false
+		}
+	}
+	return true
+}
+
+// run lets the hosts of a wave start, none before the wave before it is done and was watched.
 func (m *simulation) run(wave []candidate, sizes map[string]int) {
 	open := m.last
+	if h := m.s.d.Health; h != nil && !open.IsZero() {
+		open = open.Add(h.MinHealthyTime.Std())
+	}
 	by := map[string]*lane{}
 	for _, c := range wave {
 		l := by[c.cell]
@@ -164,15 +199,19 @@ func (m *simulation) ready(l *lane) bool {
 	if len(l.ends) >= l.limit {
 		at = latest(at, l.ends[len(l.ends)-l.limit])
 	}
-	l.next = m.s.possible(at)
+	l.next = m.s.possible(latest(at, l.after))
 	return !l.next.IsZero()
 }
 
-// consider starts the lane's next host unless it has heard of a halt.
+// consider starts the lane's next host unless it has heard of a halt, or the whole fleet is at its limit.
 func (m *simulation) consider(l *lane) {
 	c, now := l.queue[0], l.next
-	l.queue = l.queue[1:]
 	m.settle(now)
+	if m.all > 0 && len(m.busy) >= m.all {
+		l.after = m.busy[len(m.busy)-m.all].ends
+		return
+	}
+	l.queue = l.queue[1:]
 	if halt := m.out.HaltedAt; !halt.IsZero() && !now.Before(halt.Add(c.hears)) {
 		return
 	}
@@ -192,6 +231,9 @@ func (m *simulation) settle(t time.Time) {
 		m.out.Finished = done.ends
 		if done.failed {
 			m.out.Failed++
+			m.ill[done.wave]++
+		} else {
+			m.well[done.wave]++
 		}
 		m.judge(done)
 	}
@@ -257,7 +299,7 @@ func spreadOf[T cmp.Ordered](values []T) (s Spread[T]) {
 // Odds sums up runs whose seeds count up from Seed. Took is from the deployment's own start to the end of the last host; Halt,
 // over the runs that were halted, to the halt.
 type Odds struct {
-	Runs, Halted, Hosts       int
+	Runs, Halted, Held, Hosts int
 	Seed                      uint64
 	Started, Failed, InFlight Spread[int]
 	Took, Halt                Spread[time.Duration]
@@ -276,6 +318,9 @@ func (s *Schedule) Odds(trial Trial, runs int, fleet func(seed uint64) []Host) O
 		started, failed, peak = append(started, got.Started), append(failed, got.Failed), append(peak, got.PeakInFlight)
 		if !got.Finished.IsZero() {
 			took = append(took, got.Finished.Sub(s.base))
+		}
+		if got.HeldIn != "" {
+			o.Held++
 		}
 		if !got.HaltedAt.IsZero() {
 			o.Halted++

@@ -31,6 +31,7 @@ type simulationAnswer struct {
 	Failed   spreadAnswer[int]    `json:"hosts_failed"`
 	InFlight spreadAnswer[int]    `json:"most_in_flight"`
 	Halted   int                  `json:"runs_halted"`
+	Held     int                  `json:"runs_held"`
 	Halt     spreadAnswer[string] `json:"halted_after"`
 }
 
@@ -52,7 +53,7 @@ func answerOdds(d *release.Deployment, trial rollout.Trial, o rollout.Odds) *sim
 	a := &simulationAnswer{
 		Runs: o.Runs, Seed: o.Seed, Hosts: o.Hosts, FailureRate: trial.FailureRate, Took: long(trial.Took), Poll: long(trial.Poll), Jitter: trial.Jitter,
 		Finished: spreadIn(o.Took, long), Started: spreadIn(o.Started, count), Failed: spreadIn(o.Failed, count), InFlight: spreadIn(o.InFlight, count),
-		Halted: o.Halted, Halt: spreadIn(o.Halt, long), Halts: "nobody",
+		Halted: o.Halted, Held: o.Held, Halt: spreadIn(o.Halt, long), Halts: "nobody",
 	}
 	switch {
 	case hub && d.Halt != nil:
@@ -86,6 +87,9 @@ func (a *simulationAnswer) show(w io.Writer) {
 		row(tab, fmt.Sprintf("halted in %d of %d runs, after", a.Halted, a.Runs), a.Halt)
 	}
 	_ = tab.Flush()
+	if a.Held > 0 {
+		fmt.Fprintf(w, "in %d of %d runs a wave did not pass, because too few of its hosts were well\n", a.Held, a.Runs)
+	}
 	if a.Halted == 0 {
 		fmt.Fprintln(w, "no run was halted")
 	}
