@@ -77,7 +77,10 @@ func (t *tool) refreshCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "refresh", Short: "Sign snapshot and timestamp again when they are due", Args: cobra.NoArgs,
 		Long: `Run it from a timer at least every third of the strictest freshness of your deployments: hosts take the timestamp's signed time
-for the age of everything they know, and start nothing on news that is too old.`,
+for the age of everything they know, and start nothing on news that is too old. The package ships slipway-repo-refresh.timer for
+this, off until /etc/slipway-repo/refresh.conf is there: see docs/maintainers-manual.md.
+
+It also finishes an interrupted publish, and brings destinations that lag behind up to date.`,
 		Example: "  slipway-repo refresh --online-key online\n  slipway-repo refresh --force",
 	}
 	c.Flags().StringArrayVar(&online, "online-key", nil, "key `file`, or exec:PROGRAM, for snapshot and timestamp (default: policy.json)")

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/slipway-deploy/slipway/agent/durable"
 	"golang.org/x/sys/unix"
@@ -89,13 +90,10 @@ func (d *Dir) Create(_ context.Context, name string, from io.Reader, size int64,
 	return durable.SyncDir(filepath.Dir(file))
 }
 
-// write makes a synced temporary file beside file. The name is fixed, so that a killed publisher leaves at most one.
+// write makes a synced temporary file beside file, under a name of its own: another publisher may be writing the same file.
 func write(file string, from io.Reader) (tmp string, err error) {
-	tmp = filepath.Join(filepath.Dir(file), ".part-"+filepath.Base(file))
-	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return "", err
-	}
-	out, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	sweep(file)
+	out, err := os.CreateTemp(filepath.Dir(file), ".part-"+filepath.Base(file)+"-*")
 	if err != nil {
 		return "", err
 	}
@@ -103,9 +101,22 @@ func write(file string, from io.Reader) (tmp string, err error) {
 	// Whoever serves it reads it, whatever the umask here.
 	err = errors.Join(err, out.Chmod(0o644), out.Sync(), out.Close())
 	if err != nil {
-		_ = os.Remove(tmp)
+		_ = os.Remove(out.Name())
 	}
-	return tmp, err
+	return out.Name(), err
+}
+
+// abandoned is how long a temporary file must have been left alone to be nobody's.
+const abandoned = time.Hour
+
+// sweep removes what killed publishers of the same file left behind.
+func sweep(file string) {
+	old, _ := filepath.Glob(filepath.Join(filepath.Dir(file), ".part-"+filepath.Base(file)+"-*"))
+	for _, tmp := range old {
+		if info, err := os.Stat(tmp); err == nil && time.Since(info.ModTime()) > abandoned {
+			_ = os.Remove(tmp)
+		}
+	}
 }
 
 // renameNew replaces nothing, where the filesystem can promise that.

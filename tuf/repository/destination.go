@@ -64,31 +64,41 @@ type outlet struct {
 	timestamp []byte
 	// current means that it has exactly what this directory has published, and so every file of it: the timestamp goes last.
 	current bool
+	// problem is why nothing can be brought there now. Only the first destination's keeps anybody from publishing.
+	problem error
+	tally   tally
 }
 
-// outlets looks at every destination, and refuses to go on where somebody else has published.
+// outlets looks at every destination, and refuses to go on where somebody else has published to the first.
 func outlets(ctx context.Context, s *state, all []Destination) ([]*outlet, error) {
 	ours, err := s.timestampBytes()
 	if err != nil {
 		return nil, err
 	}
 	var out []*outlet
-	for _, d := range all {
+	for i, d := range all {
 		o := &outlet{Destination: d}
-		if o.timestamp, err = readTimestamp(ctx, d); err != nil {
-			return nil, err
-		}
-		theirs, err := timestampVersion(o.timestamp)
-		if err != nil {
-			return nil, fmt.Errorf("cannot publish to %s: %w", d, err)
-		}
-		o.current = bytes.Equal(o.timestamp, ours)
-		if v := s.version(classTimestamp); !o.current && theirs > 0 && theirs >= v {
-			return nil, &ConcurrentError{Destination: d.String(), Theirs: theirs, Ours: v}
+		if o.problem = o.look(ctx, s, ours); o.problem != nil && i == 0 {
+			return nil, o.problem
 		}
 		out = append(out, o)
 	}
 	return out, nil
+}
+
+func (o *outlet) look(ctx context.Context, s *state, ours []byte) (err error) {
+	if o.timestamp, err = readTimestamp(ctx, o.Destination); err != nil {
+		return err
+	}
+	theirs, err := timestampVersion(o.timestamp)
+	if err != nil {
+		return fmt.Errorf("cannot publish to %s: %w", o, err)
+	}
+	o.current = bytes.Equal(o.timestamp, ours)
+	if v := s.version(classTimestamp); !o.current && theirs > 0 && theirs >= v {
+		return &ConcurrentError{Destination: o.String(), Theirs: theirs, Ours: v}
+	}
+	return nil
 }
 
 // readTimestamp is nil where nothing was ever published.

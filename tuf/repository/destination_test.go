@@ -8,7 +8,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/slipway-deploy/slipway/agent/release"
 	"github.com/slipway-deploy/slipway/integration/s3"
@@ -248,5 +250,76 @@ func TestAStateThatHostsCannotFollowIsNotPushed(t *testing.T) {
 	defer body.Close()
 	if !bytes.Equal(must(io.ReadAll(body)), must(os.ReadFile(filepath.Join(f.dir, "metadata", "timestamp.json")))) {
 		t.Error("the destination changed")
+	}
+}
+
+// unreachable is a destination that nobody can ask.
+type unreachable struct{ repository.Destination }
+
+func (unreachable) String() string { return "s3://gone" }
+
+func (unreachable) Open(context.Context, string) (io.ReadCloser, int64, error) {
+	return nil, 0, errors.New("cannot reach s3://gone")
+}
+
+func TestADestinationThatCannotBeReachedBlocksNobodyUnlessItDecides(t *testing.T) {
+	t.Parallel()
+	f := standard(t).shipped("1.0.0")
+	d := must(destination.OpenDir(filepath.Join(t.TempDir(), "www")))
+	if _, err := f.publishTo(unreachable{d}, d); err == nil || !strings.Contains(err.Error(), "cannot reach") {
+		t.Errorf("got %v", err)
+	}
+	if v := f.verify(); v.Timestamp != 3 {
+		t.Errorf("published without the one that decides: %+v", v)
+	}
+	out, err := f.publishTo(d, unreachable{d})
+	var lagging *repository.LaggingError
+	if !errors.As(err, &lagging) || len(out.Changes) != 2 || f.verifyFrom(d).Timestamp != 4 {
+		t.Errorf("got %v, %+v", err, out)
+	}
+}
+
+// gate holds the upload of a large file until it is opened.
+type gate struct {
+	repository.Destination
+	once          sync.Once
+	reached, open chan struct{}
+}
+
+func (g *gate) Create(ctx context.Context, name string, from io.Reader, size int64, sum string) error {
+	if size > 1<<20 {
+		g.once.Do(func() { close(g.reached) })
+		<-g.open
+	}
+	return g.Destination.Create(ctx, name, from, size, sum)
+}
+
+func TestAHaltIsPublishedWhileALargePayloadGoesUp(t *testing.T) {
+	t.Parallel()
+	f := standard(t)
+	d := must(destination.OpenDir(filepath.Join(t.TempDir(), "www")))
+	_, err := f.publishTo(d)
+	f.ok(err)
+	large := strings.Repeat("payload ", 1<<18)
+	c, err := f.r.PublishRelease(context.Background(), packedWith(t, "1.0.0", large), repository.Origin{})
+	f.ok(err)
+	f.sign(c, "ci")
+	slow := &gate{Destination: d, reached: make(chan struct{}), open: make(chan struct{})}
+	done := make(chan error, 1)
+	go func() {
+		_, err := f.publishTo(slow)
+		done <- err
+	}()
+	<-slow.reached
+	halt, err := f.r.EditEmergency(context.Background(), production, repository.EmergencyOptions{
+		Add: []release.EmergencyEntry{{Kind: "halt", Until: new(f.now.Add(24 * time.Hour).UTC().Truncate(time.Second)), Reason: "it burns"}}})
+	f.ok(err)
+	f.sign(halt, "oncall")
+	_, err = f.r.Publish(context.Background(), repository.PublishOptions{Changes: []string{halt.ID}, Online: f.online(), To: []repository.Destination{d}})
+	f.ok(err)
+	close(slow.open)
+	f.ok(<-done)
+	if v := f.verifyFrom(d); v.Timestamp != 5 || v.Files != 2 {
+		t.Errorf("got %+v", v)
 	}
 }

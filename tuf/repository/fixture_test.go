@@ -120,7 +120,9 @@ func (f *fixture) publish(ids ...string) *repository.Published {
 }
 
 // packed writes what release pack writes, with archives that nobody unpacks.
-func packed(t testing.TB, v string) string {
+func packed(t testing.TB, v string) string { return packedWith(t, v, "archive of "+v) }
+
+func packedWith(t testing.TB, v, archive string) string {
 	t.Helper()
 	dir := t.TempDir()
 	platform := must(release.ParsePlatform("linux/amd64"))
@@ -134,7 +136,7 @@ func packed(t testing.TB, v string) string {
 		Schema: release.ReleaseSchema, App: billing, Version: version(v), Created: time.Unix(1_700_000_000, 0).UTC(),
 		Restart: release.RestartModeRestart, Units: []release.UnitFile{},
 		Platforms: map[release.Platform]release.Artifact{platform: {
-			Archive:  file(release.ArchivePath(billing, version(v), platform), "archive of "+v),
+			Archive:  file(release.ArchivePath(billing, version(v), platform), archive),
 			Manifest: file(release.ManifestPath(billing, version(v), platform), "manifest of "+v),
 			Unpacked: 1, Files: 1,
 		}},

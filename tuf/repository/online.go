@@ -120,7 +120,7 @@ func (r *Repository) Refresh(ctx context.Context, o RefreshOptions) (*Refreshed,
 		return nil, err
 	}
 	defer lock.Release()
-	s, outs, err := r.take(ctx, o.To)
+	s, outs, err := r.take(ctx, o.To, nil)
 	if err != nil {
 		return nil, err
 	}

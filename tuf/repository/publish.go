@@ -50,12 +50,16 @@ type Published struct {
 // may be interrupted anywhere and run again: the repository is then as before or as after, and the second run completes it.
 // A *LaggingError comes with a result: it is published, and one destination lacks it.
 func (r *Repository) Publish(ctx context.Context, o PublishOptions) (*Published, error) {
+	shipped, err := r.ship(ctx, o.Changes, o.To)
+	if err != nil {
+		return nil, err
+	}
 	lock, err := r.exclusive()
 	if err != nil {
 		return nil, err
 	}
 	defer lock.Release()
-	s, outs, err := r.take(ctx, o.To)
+	s, outs, err := r.take(ctx, o.To, shipped)
 	if err != nil {
 		return nil, err
 	}
@@ -84,8 +88,9 @@ func (r *Repository) Publish(ctx context.Context, o PublishOptions) (*Published,
 	return out, err
 }
 
-// take finishes what was interrupted, then looks at what is published here and at each destination. It needs the lock.
-func (r *Repository) take(ctx context.Context, to []Destination) (*state, []*outlet, error) {
+// take finishes what was interrupted, then looks at what is published here and at each destination, where payloads may have
+// been shipped already. It needs the lock.
+func (r *Repository) take(ctx context.Context, to []Destination, shipped map[string]*outlet) (*state, []*outlet, error) {
 	if err := r.settle(ctx, to); err != nil {
 		return nil, nil, err
 	}
@@ -94,6 +99,11 @@ func (r *Repository) take(ctx context.Context, to []Destination) (*state, []*out
 		return nil, nil, err
 	}
 	outs, err := outlets(ctx, s, to)
+	for _, o := range outs {
+		if before := shipped[o.String()]; before != nil {
+			o.tally.files, o.tally.bytes = before.tally.files, before.tally.bytes
+		}
+	}
 	return s, outs, err
 }
 

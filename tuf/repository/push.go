@@ -11,9 +11,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/slipway-deploy/slipway/agent/durable"
 	"github.com/slipway-deploy/slipway/agent/release"
+	"golang.org/x/sync/errgroup"
 )
 
 // The steps of bringing an edition to a destination. Until the timestamp is swapped its hosts see the old state.
@@ -31,6 +33,20 @@ type Pushed struct {
 	// Files and Bytes are what was not there before, but for the timestamp.
 	Files int   `json:"files"`
 	Bytes int64 `json:"bytes"`
+}
+
+// tally counts what was brought to one destination; files go up side by side.
+type tally struct {
+	mu    sync.Mutex
+	files int
+	bytes int64
+}
+
+func (t *tally) count(size int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.files++
+	t.bytes += size
 }
 
 // upload is one file on its way, from memory or from a file of the repository.
@@ -76,7 +92,7 @@ func (u upload) open() (io.ReadCloser, error) {
 }
 
 // put creates a file. One that is there is left alone if it has the same bytes, and an error if not.
-func (o *outlet) put(ctx context.Context, u upload, done *Pushed) error {
+func (o *outlet) put(ctx context.Context, u upload) error {
 	if err := fpFile.Hit(); err != nil {
 		return err
 	}
@@ -87,8 +103,7 @@ func (o *outlet) put(ctx context.Context, u upload, done *Pushed) error {
 	defer func() { _ = body.Close() }()
 	err = o.Create(ctx, u.name, body, u.size, u.sum)
 	if err == nil {
-		done.Files++
-		done.Bytes += u.size
+		o.tally.count(u.size)
 		return nil
 	}
 	if !errors.Is(err, fs.ErrExist) {
@@ -104,6 +119,9 @@ func (o *outlet) put(ctx context.Context, u upload, done *Pushed) error {
 // push brings an edition over s to an outlet: targets, roles and snapshot, roots, and the timestamp last, by compare and swap.
 // An outlet that is not current gets everything that is published here as well.
 func (r *Repository) push(ctx context.Context, s *state, o *outlet, e *edition) (*Pushed, error) {
+	if o.problem != nil {
+		return nil, o.problem
+	}
 	version, err := timestampVersion(e.timestamp())
 	if err != nil {
 		return nil, err
@@ -119,17 +137,46 @@ func (r *Repository) push(ctx context.Context, s *state, o *outlet, e *edition) 
 	if err := r.hostsFollow(ctx, s, o, e); err != nil {
 		return nil, err
 	}
-	for i, u := range files {
-		if u.rank() == 2 && (i == 0 || files[i-1].rank() < 2) {
-			if err := o.unmoved(ctx, s); err != nil {
-				return nil, err
-			}
-		}
-		if err := o.put(ctx, u, done); err != nil {
-			return nil, err
+	if err := o.putAll(ctx, s, files); err != nil {
+		return nil, err
+	}
+	done.Files, done.Bytes = o.tally.files, o.tally.bytes
+	return done, o.swap(ctx, s, e)
+}
+
+const (
+	// smallFile is what may go up together with others; larger files follow one by one, for the sake of memory.
+	smallFile = 1 << 20
+	together  = 8
+)
+
+// putAll puts files in the order of their ranks, those of targets/ side by side.
+func (o *outlet) putAll(ctx context.Context, s *state, files []upload) error {
+	small := func(u upload) bool { return u.rank() == 0 && u.size <= smallFile }
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(together)
+	for _, u := range files {
+		if small(u) {
+			g.Go(func() error { return o.put(gctx, u) })
 		}
 	}
-	return done, o.swap(ctx, s, e)
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	looked := false
+	for _, u := range slices.DeleteFunc(slices.Clone(files), small) {
+		// Hosts find a new root at once: a publisher who has lost already must not show one.
+		if u.rank() == 2 && !looked {
+			if err := o.unmoved(ctx, s); err != nil {
+				return err
+			}
+			looked = true
+		}
+		if err := o.put(ctx, u); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (o *outlet) swap(ctx context.Context, s *state, e *edition) error {
@@ -168,7 +215,7 @@ func (r *Repository) uploads(ctx context.Context, s *state, o *outlet, e *editio
 		if err != nil {
 			return nil, err
 		}
-		stored = slices.Compact(slices.Sorted(slices.Values(slices.Concat(stored, more))))
+		stored = slices.Concat(stored, more)
 		for _, name := range s.files() {
 			if e.has(name) {
 				continue
@@ -180,7 +227,7 @@ func (r *Repository) uploads(ctx context.Context, s *state, o *outlet, e *editio
 			out = append(out, metaUpload(name, data))
 		}
 	}
-	for _, name := range stored {
+	for _, name := range slices.Compact(slices.Sorted(slices.Values(stored))) {
 		u, err := r.targetUpload(name)
 		if err != nil {
 			return nil, err
