@@ -5,6 +5,8 @@ export CGO_ENABLED ?= 0
 GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo 0.0.0)
 LDFLAGS := -s -w -X main.version=$(VERSION)
+# Simulated fleets: without the race detector, which makes them ten times as slow and has its own share of them.
+SCHEDULES ?= 10000
 # The longest test package boots real hosts.
 TIMEOUT ?= 60m
 
@@ -18,6 +20,7 @@ demo: ## the main job, end to end, without root or systemd
 
 test: tools lint ## everything; real hosts too when root; ends with what was left out, and why
 	@{ $(RACE_ENV) $(GO) test -json $(RACE) $(OWN) -timeout $(TIMEOUT) $$($(GO) list ./... | grep -v -e /integration$$ $(UNABLE)) && \
+	  $(GO) test -json -timeout $(TIMEOUT) -run Simulat ./agent/hub -schedules $(SCHEDULES) && \
 	  $(GO) test -json -timeout $(TIMEOUT) ./integration; } | $(GO) run ./integration/summary $(NOTE)
 
 # Releases are read-only, and pruning looks at all processes. So whoever is not root gets root's rights over what is theirs, and a

@@ -40,7 +40,7 @@ func (d *draft) mayNotSwap(host string, k *fleet.Check) (rule, reason string) {
 	hold := d.g.holds[host]
 	h := hold.val
 	switch {
-	case h == nil || h.Install != k.Install || fenceOf(hold) != k.Fence && !d.c.broken["fence"]:
+	case h == nil || h.Install != k.Install || fenceOf(hold) != k.Fence:
 		return fleet.RuleHeld, sentence("slot %d is not this host's", k.Fence)
 	case h.State != holdHeld:
 		return fleet.RuleHeld, sentence("slot %d is %s since its deadline or report", k.Fence, h.State)
@@ -54,18 +54,17 @@ func (d *draft) mayNotSwap(host string, k *fleet.Check) (rule, reason string) {
 		return fleet.RulePlan, "rollout " + h.Rollout + " was replaced by " + d.roll.ID
 	case h.Direction == fleet.Back && !reverting:
 		return fleet.RuleSigned, "the rollout is not being taken back"
-	case h.Direction == fleet.Back && d.s.fallback(d.now) == nil:
-		return fleet.RuleHalted, "the signed fallback may not be used any more"
-	case h.Direction == fleet.Back:
-		return "", ""
-	case reverting:
+	case h.Direction != fleet.Back && reverting:
 		return fleet.RuleReverted, because("the rollout is being taken back", d.roll.Stop)
 	}
 	var runs *fleet.Runs
 	if rec := d.g.hosts[host].val; rec != nil {
 		runs = rec.Runs
 	}
-	if decision := d.s.decide(host, d.g.told(host), runs, d.now); !decision.Act {
+	if h.Direction == fleet.Back {
+		return d.mayGoBack(host, d.g.told(host), runs)
+	}
+	if decision := d.s.decide(host, d.g.told(host), runs, fleet.Forward, d.now); !decision.Act {
 		return ruleOf(decision, d.s.Deployment.State), decision.Because
 	}
 	return "", ""

@@ -44,8 +44,6 @@ type core struct {
 	loaded  bool
 	highest int64
 	stats   Stats
-	// broken switches single rules off, so that a test can show that the simulator notices.
-	broken map[string]bool
 }
 
 // Stats counts what the engine asked of its store.

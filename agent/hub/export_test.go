@@ -5,18 +5,8 @@ import "github.com/slipway-deploy/slipway/agent/fleet"
 // Core is the engine without goroutines, for the simulator.
 type Core = core
 
-// NewCore makes one. Broken names the rules that it leaves out.
-func NewCore(cfg Config, broken ...string) *Core {
-	c := newCore(cfg)
-	c.broken = map[string]bool{}
-	for _, b := range broken {
-		c.broken[b] = true
-	}
-	return c
-}
-
-// Restarted forgets what only memory holds.
-func (c *core) Highest() int64 { return c.seen() }
+// NewCore makes one.
+func NewCore(cfg Config) *Core { return newCore(cfg) }
 
 // Ready says that the store has been read.
 func (c *core) Ready() bool { return c.ready() }

@@ -18,9 +18,9 @@ func (d *draft) finish(j *job) {
 		j.end(Answer{Finish: fleet.FinishAnswer{Stale: true, Reason: sentence("%q is no result a host can report", f.Result)}})
 	case rec.val != nil && (fence != f.Fence || !hold.exists()) && rec.val.reported(f.Fence):
 		j.end(Answer{Finish: fleet.FinishAnswer{Accepted: true}})
-	case hold.exists() && fence == f.Fence && hold.val.Install != f.Install && !d.c.broken["clone"]:
+	case hold.exists() && fence == f.Fence && hold.val.Install != f.Install:
 		j.end(Answer{Finish: fleet.FinishAnswer{Stale: true, Reason: "another machine with this host id holds that slot"}})
-	case hold.exists() && (fence == f.Fence || d.c.broken["fence"]):
+	case hold.exists() && fence == f.Fence:
 		d.report(j, hold, rec)
 	case d.unknownFence(j, f.Fence):
 	default:
@@ -107,7 +107,7 @@ func (d *draft) score(next *hostRecord, h *holdRecord, out *outcome) {
 // limit stops the rollout in the transaction that reaches a signed limit.
 func (d *draft) limit(reason string) {
 	watched := d.roll.State == fleet.StateOpen || d.roll.State == fleet.StatePaused && !d.takenBack()
-	if d.s == nil || !watched || d.roll.Failed <= d.roll.Excused || d.c.broken["limit"] {
+	if d.s == nil || !watched || d.roll.Failed <= d.roll.Excused {
 		return
 	}
 	why := exceeded(d.s.Deployment, d.roll.Failed, d.roll.Lost, d.all.Tried())

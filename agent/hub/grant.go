@@ -48,11 +48,11 @@ func (d *draft) mayGo(host string, t *fleet.Turn) (rule, reason string) {
 	case t.Want == fleet.Back && !reverting:
 		return fleet.RuleSigned, "the rollout is not being taken back"
 	case t.Want == fleet.Back:
-		return d.mayGoBack(host, t)
+		return d.mayGoBack(host, t.Labels, t.Runs)
 	case reverting:
 		return fleet.RuleReverted, because("the rollout is being taken back", d.roll.Stop)
 	}
-	decision := d.s.decide(host, t.Labels, t.Runs, d.now)
+	decision := d.s.decide(host, t.Labels, t.Runs, fleet.Forward, d.now)
 	if !decision.Act {
 		return ruleOf(decision, d.s.Deployment.State), decision.Because
 	}
@@ -63,14 +63,13 @@ func (d *draft) mayGo(host string, t *fleet.Turn) (rule, reason string) {
 	return "", ""
 }
 
-func (d *draft) mayGoBack(host string, t *fleet.Turn) (rule, reason string) {
-	switch {
-	case t.Runs == nil || t.Runs.Digest != d.roll.Digest:
+// mayGoBack asks the signed plan about a host that is to be taken back.
+func (d *draft) mayGoBack(host string, told map[string]string, runs *fleet.Runs) (rule, reason string) {
+	if runs == nil || runs.Digest != d.roll.Digest {
 		return fleet.RuleSigned, "this host does not run the release that is taken back"
-	case d.s.fallback(d.now) == nil:
-		return fleet.RuleHalted, "the signed fallback may not be used: there is none, or it is revoked"
-	case d.s.hosts != nil && !contains(d.s.hosts, host):
-		return fleet.RuleUnknown, "this host is not in the pinned inventory"
+	}
+	if decision := d.s.decide(host, told, runs, fleet.Back, d.now); !decision.Act {
+		return fleet.RuleSigned, decision.Because
 	}
 	return "", ""
 }
@@ -126,12 +125,8 @@ func (d *draft) hold(j *job, old row[holdRecord], h *holdRecord, fence int64) {
 	h.Install, h.Rollout, h.Direction, h.Boot = t.Install, t.Rollout, t.Want, t.Boot
 	h.Wave, h.State, h.Since, h.Fence = d.s.waveName(d.s.wave(host, t.Labels)), holdHeld, d.now, fence
 	h.Deadline = d.now.Add(deadline(d.s.Deployment))
-	if !d.c.broken["halt"] {
-		d.need(d.c.keys.halt(), d.c.cache.halt.mod)
-	}
-	if !d.c.broken["rollout"] {
-		d.need(d.c.keys.rollout(d.g.name), d.g.rollout.mod)
-	}
+	d.need(d.c.keys.halt(), d.c.cache.halt.mod)
+	d.need(d.c.keys.rollout(d.g.name), d.g.rollout.mod)
 	key := d.c.keys.hold(d.g.name, host)
 	d.need(key, old.mod)
 	d.put(key, h)

@@ -2,6 +2,7 @@ package hub_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -197,3 +198,5 @@ func (b *bench) status() fleet.RolloutStatus {
 	}
 	return s.Rollouts[0]
 }
+
+func asRefused(err error, into **hub.RefusedError) bool { return errors.As(err, into) }

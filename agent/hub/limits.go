@@ -19,9 +19,6 @@ const (
 // unlimited is the limit of a cell that the signed budget does not bound.
 const unlimited = -1
 
-// fullBP is all hosts in basis points.
-const fullBP = 10000
-
 // limits is the signed budget in numbers: how many hosts of each cell may be unavailable at once.
 type limits struct {
 	All  int `json:"all"`
@@ -32,8 +29,8 @@ type limits struct {
 	Each  int            `json:"each,omitempty"`
 }
 
-// newLimits works the budget out. A percentage rounds down but leaves one; it bounds the whole as well as each combination,
-// because the ones of many small combinations add up. A deployment without a budget takes one host at a time.
+// newLimits works the budget out as rollout.Limit does, for the whole or for each combination of labels. A deployment without
+// a budget takes one host at a time.
 func newLimits(s *signed) limits {
 	d := s.Deployment
 	l := limits{All: 1, Each: unlimited}
@@ -41,37 +38,25 @@ func newLimits(s *signed) limits {
 	if s.hosts != nil {
 		size = len(s.hosts)
 	}
-	if b := d.Budget; b != nil {
+	if b := d.Budget; b != nil && len(b.GroupBy) > 0 {
+		l.All, l.By, l.Each, l.Cells = unlimited, b.GroupBy, bound(b, 0), cellLimits(b, s.hosts)
+	} else if b != nil {
 		l.All = bound(b, size)
-		if len(b.GroupBy) > 0 {
-			l.By, l.Each = b.GroupBy, bound(b, 0)
-			l.Cells = cellLimits(b, s.hosts)
-			if b.Count > 0 {
-				l.All = unlimited
-			}
-		}
 	}
-	l.Back = max(1, l.All)
-	if l.All == unlimited {
-		l.Back = max(1, d.Budget.Count)
-	}
+	l.Back = max(1, l.All, l.Each)
 	if d.Revert != nil && d.Revert.MaxUnavailable > 0 {
 		l.Back = d.Revert.MaxUnavailable
 	}
 	return l
 }
 
-// bound is the limit of a cell of so many hosts; zero hosts means that nobody knows how many. What min_available demands of
-// an unknown number cannot be kept, so it lets nobody go.
+// bound is the limit of a cell of so many hosts; zero means that nobody knows how many. Of an unknown number a percentage is
+// one, and what min_available demands cannot be kept, so it lets nobody go.
 func bound(b *release.Budget, size int) int {
-	n := b.Count
-	if b.PercentBP > 0 {
-		n = max(1, b.PercentBP*size/fullBP)
+	if size == 0 && b.MinAvailable == 0 {
+		size = max(1, b.Count)
 	}
-	if b.MinAvailable > 0 {
-		n = max(0, min(n, size-b.MinAvailable))
-	}
-	return n
+	return rollout.Limit(b, size)
 }
 
 func cellLimits(b *release.Budget, hosts map[string]member) map[string]int {

@@ -159,11 +159,12 @@ func (s *signed) unjudged(from int) int {
 	return from
 }
 
-// decide asks the real rules about a host as if it had its slot.
-func (s *signed) decide(host string, told map[string]string, runs *fleet.Runs, now time.Time) rollout.Decision {
+// decide asks the real rules about a host as if it had its slot for a direction. A slot to go back comes with the order.
+func (s *signed) decide(host string, told map[string]string, runs *fleet.Runs, dir fleet.Direction, now time.Time) rollout.Decision {
 	in := s.input(now)
 	in.Host = rollout.Host{ID: host, Environment: s.Deployment.Environment, Labels: told}
-	in.Slot = rollout.Slot{Answer: rollout.AnswerGranted}
+	back := dir == fleet.Back
+	in.Slot = rollout.Slot{Answer: rollout.AnswerGranted, Back: back, Order: back}
 	if runs != nil {
 		in.Current = &rollout.Running{Version: runs.Version, Digest: runs.Digest, Healthy: runs.Healthy}
 	}

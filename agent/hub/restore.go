@@ -74,7 +74,7 @@ func (d *draft) markLost(why string, fence int64) {
 
 // markRestored writes down what this hub itself knows of a loss.
 func (d *draft) markRestored() bool {
-	if d.roll == nil || d.g.suspect <= d.roll.Known || d.c.broken["restore"] {
+	if d.roll == nil || d.g.suspect <= d.roll.Known {
 		return false
 	}
 	d.markLost(sentence("the store went back behind revision %d", d.g.suspect), d.g.suspect)
@@ -110,7 +110,7 @@ func (c *core) compareWithPast(items []Item) {
 		var next rolloutRecord
 		old := g.rollout.val
 		if err := json.Unmarshal(it.Value, &next); err == nil && (next.Sequence < old.Sequence || next.Epoch < old.Epoch || next.News < old.News) {
-			g.suspect = max(g.suspect, c.highest)
+			c.suspectAll(c.highest)
 		}
 	}
 }

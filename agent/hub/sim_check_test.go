@@ -37,7 +37,9 @@ type checker struct {
 	stopped   bool
 	calmSince time.Duration
 	restored  bool
-	grants    int
+	// waiting is from when a hub wrote down that the store has forgotten something until an operator reconciles.
+	waiting bool
+	grants  int
 }
 
 type held struct {
@@ -68,6 +70,9 @@ func (c *checker) advance() {
 		c.take(ch)
 		c.revision = ch.Revision
 	}
+	if len(changes) > 0 {
+		c.w.changed()
+	}
 }
 
 // reset reads a restored store.
@@ -78,6 +83,7 @@ func (c *checker) reset() {
 		c.set(it)
 	}
 	c.revision = s.Revision
+	c.waiting = c.roll != nil && c.roll.State == fleet.StateRestored
 	c.sums()
 }
 
@@ -196,6 +202,7 @@ func (c *checker) chain(items []hub.Item) {
 		if c.audit = e; e.By == "ops" && e.Act != fleet.ActPause && e.Act != fleet.ActHalt && c.roll != nil {
 			c.byHand[c.roll.ID] = true
 		}
+		c.waiting = e.Act == "restored" || c.waiting && e.Act != fleet.ActReconcile
 		c.w.logf("audit %d by %s on %s: %s, %s (%s)", e.N, e.By, e.On, e.Act, e.Done, e.Why)
 	}
 }
@@ -232,7 +239,7 @@ func (c *checker) granted(host string, now held, before *checker, audited bool) 
 		c.w.fail("4: %s was granted fence %d while the fleet was halted", host, now.fence)
 	case r == nil || r.ID != now.rec.Rollout:
 		c.w.fail("4: %s was granted a slot of rollout %s, which is not in force", host, now.rec.Rollout)
-	case r.State == fleet.StateRestored:
+	case before.waiting:
 		c.w.fail("19: %s was granted fence %d before the store was reconciled", host, now.fence)
 	case now.rec.Direction == fleet.Forward && r.State != fleet.StateOpen:
 		c.w.fail("4: %s was granted fence %d while the rollout was %s", host, now.fence, r.State)

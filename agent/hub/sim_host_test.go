@@ -138,24 +138,18 @@ func (h *simHost) running() *fleet.Runs {
 	return &fleet.Runs{Version: v, Digest: h.disk.runs.SHA256, Healthy: !h.disrupted}
 }
 
-func (h *simHost) decide(answer rollout.Answer) rollout.Decision {
+func (h *simHost) decide(slot rollout.Slot) rollout.Decision {
+	slot.Order = h.order == fleet.Back
 	r := h.running()
 	p := h.plan
 	in := rollout.Input{Deployment: p.Deployment, Emergency: p.Emergency, Inventory: p.Inventory, InventoryDigest: p.InventoryDigest,
-		Host: rollout.Host{ID: h.id, Environment: production, Labels: h.labels}, Now: h.now(), ClockTrusted: true, Issued: h.now().Add(-time.Minute),
-		Current: &rollout.Running{Version: r.Version, Digest: r.Digest, Healthy: r.Healthy}, Slot: rollout.Slot{Answer: answer}}
+		Schedule: h.w.schedules[p.Deployment], Host: rollout.Host{ID: h.id, Environment: production, Labels: h.labels}, Now: h.now(), ClockTrusted: true, Issued: h.now().Add(-time.Minute),
+		Current: &rollout.Running{Version: r.Version, Digest: r.Digest, Healthy: r.Healthy}, Slot: slot,
+		WentBack: h.disk.taken[p.Deployment.RolloutID]}
 	if target := p.Deployment.Release; target != nil && h.disk.quarantined[target.SHA256] == p.Deployment.Sequence {
 		in.Quarantined = ptr("it failed here")
 	}
 	return rollout.Decide(in)
-}
-
-// mayGoBack is the host's own reading of an order to go back: signed so, once per rollout, to the signed fallback.
-func (h *simHost) mayGoBack() bool {
-	d := h.plan.Deployment
-	signed := d.Halt != nil && d.Halt.OnHalt == "revert" || d.Revert == nil || !d.Revert.Signed
-	return h.order == fleet.Back && signed && !d.Coordinator.TightenOnly && d.Fallback != nil && d.Release != nil &&
-		h.disk.runs.SHA256 == d.Release.SHA256 && !h.disk.taken[d.RolloutID]
 }
 
 // poll is one look at the repository and one question to a hub.
@@ -163,16 +157,18 @@ func (h *simHost) poll() {
 	if !h.stale && (h.w.chance(0.5) || h.w.calm) {
 		h.plan = h.w.published
 	}
-	h.heal()
-	d, dep := h.decide(rollout.AnswerNone), h.plan.Deployment
+	h.heal(0.1)
+	d, dep := h.decide(rollout.Slot{}), h.plan.Deployment
+	if d.Act && d.Verb == rollout.VerbRevert && d.Target != nil {
+		h.goBack(d.Target)
+		return
+	}
 	t := fleet.Turn{App: billing, Rollout: dep.RolloutID, Sequence: dep.Sequence, Document: h.plan.Document, Labels: h.labels,
 		Runs: h.running(), Phase: "idle", Why: d.Because, Wave: d.Wave}
 	if e := h.plan.Emergency; e != nil {
 		t.Epoch = e.Epoch
 	}
 	switch {
-	case h.mayGoBack():
-		t.Want = fleet.Back
 	case d.Rule != rollout.RuleCoordinator:
 	case d.Verb == rollout.VerbActivate:
 		t.Want = fleet.Forward
@@ -194,9 +190,9 @@ func (h *simHost) poll() {
 }
 
 // heal lets an operator bring the service of a stuck host back by hand, after a while; the host then says so.
-func (h *simHost) heal() {
+func (h *simHost) heal(chance float64) {
 	r := h.disk.journal
-	if !h.disrupted || r.Report == nil || !h.w.chance(0.1) && !h.w.calm {
+	if !h.disrupted || r.Report == nil || h.w.rng.Float64() > chance && !h.w.calm {
 		return
 	}
 	h.disrupted = false
@@ -205,13 +201,23 @@ func (h *simHost) heal() {
 	_ = h.member().End(context.Background(), f)
 }
 
+// goBack is a revert that needs no slot: the signers want it without one, or the host does not serve anyway.
+func (h *simHost) goBack(to *release.Reference) {
+	h.w.logf("%s goes back to %s without a slot", h.id, to.Path)
+	h.save(func() {
+		h.disk.taken[h.plan.Deployment.RolloutID] = true
+		h.disk.quarantined[h.disk.runs.SHA256] = h.plan.Deployment.Sequence
+		h.disk.runs = to
+	})
+	h.w.sleep(h.w.between(time.Second, 10*time.Second))
+	h.heal(1)
+}
+
 // granted goes if Decide, asked again with the slot, says so.
 func (h *simHost) granted(want fleet.Direction, fence int64) {
-	d, dep := h.decide(rollout.AnswerGranted), h.plan.Deployment
-	switch {
-	case want == fleet.Back && (h.mayGoBack() || d.Act && d.Verb == rollout.VerbRevert):
-		h.update(&attempt{fence: fence, dir: want, from: h.disk.runs, to: dep.Fallback, sequence: dep.Sequence, rollout: dep.RolloutID})
-	case want == fleet.Forward && d.Act && d.Verb == rollout.VerbActivate && d.Target != nil:
+	d, dep := h.decide(rollout.Slot{Answer: rollout.AnswerGranted, Back: want == fleet.Back}), h.plan.Deployment
+	goes := want == fleet.Forward && d.Verb == rollout.VerbActivate || want == fleet.Back && d.Verb == rollout.VerbRevert
+	if d.Act && goes && d.Target != nil {
 		h.update(&attempt{fence: fence, dir: want, from: h.disk.runs, to: d.Target, sequence: dep.Sequence, rollout: dep.RolloutID})
 	}
 }

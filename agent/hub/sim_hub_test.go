@@ -23,6 +23,7 @@ type simHub struct {
 	plan    *hub.Plan     // what its TUF client has verified
 	highest int64         // what its witness remembers
 	watched int64
+	news    *promise[bool] // something changed in the store
 	inbox   []letter
 	tasks   []*task
 	serving bool
@@ -42,7 +43,7 @@ func (h *simHub) Plan(_ context.Context, env release.Environment, app release.Ap
 	if h.plan == nil || env != production || app != billing {
 		return nil, hub.ErrNoPlan
 	}
-	fresh := *h.plan
+	fresh := *h.w.sabotage.planned(h.plan)
 	fresh.Issued = h.Now().Add(-time.Minute)
 	return &fresh, nil
 }
@@ -65,7 +66,7 @@ func (w *world) newHub(n int) *simHub {
 func (h *simHub) start() {
 	h.alive, h.inbox, h.serving, h.tasks = true, nil, false, nil
 	h.life++
-	h.core = hub.NewCore(hub.Config{Fleet: "sim", ID: h.id, Store: &simStore{h.w, h}, Plans: h, Clock: h, Witness: h}, h.w.broken...)
+	h.core = hub.NewCore(hub.Config{Fleet: "sim", ID: h.id, Store: &simStore{h.w, h}, Plans: h, Clock: h, Witness: h})
 	h.do(h.follow)
 	h.do(h.tend)
 }
@@ -109,7 +110,11 @@ func (h *simHub) follow() {
 		}
 		h.watched = rev
 		for {
-			h.w.sleep(h.w.between(5*time.Millisecond, 1500*time.Millisecond))
+			h.news = &promise[bool]{}
+			await(h.w, h.news, time.Minute)
+			if h.w.storeDown || h.noStore {
+				h.w.sleep(h.w.between(time.Second, 3*time.Second))
+			}
 			if h.w.storeDown || h.noStore {
 				continue
 			}
@@ -121,6 +126,16 @@ func (h *simHub) follow() {
 				h.core.Observe(ch)
 				h.watched = ch.Revision
 			}
+		}
+	}
+}
+
+// changed tells every hub's watch, late, that there is something to tell.
+func (w *world) changed() {
+	for _, h := range w.hubs {
+		if p := h.news; p != nil && !p.kept && h.alive {
+			h.news = nil
+			w.after(w.between(time.Millisecond, w.lag), func() { p.keep(true) })
 		}
 	}
 }
@@ -148,10 +163,10 @@ func (h *simHub) receive(l letter) {
 			h.inbox = nil
 			reqs := make([]hub.Request, len(letters))
 			for i, l := range letters {
-				reqs[i] = l.req
+				reqs[i] = h.w.sabotage.asked(h.w, l.req)
 			}
 			for i, a := range h.core.Serve(context.Background(), group, reqs) {
-				letters[i].reply(a)
+				letters[i].reply(h.w.sabotage.answered(a))
 			}
 		}
 		h.serving = false

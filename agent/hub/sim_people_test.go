@@ -11,6 +11,7 @@ import (
 	"github.com/slipway-deploy/slipway/agent/hub"
 	"github.com/slipway-deploy/slipway/agent/hub/storetest"
 	"github.com/slipway-deploy/slipway/agent/release"
+	"github.com/slipway-deploy/slipway/agent/rollout"
 )
 
 // scenario is what one seed draws: a fleet, a plan, how bad releases and the weather are.
@@ -26,9 +27,13 @@ type scenario struct {
 	storeDown bool
 	// loss and storeLoss are chances of accidents, of a message and of an answer of the store.
 	loss, storeLoss float64
-	broken          []string
-	version         int
-	failure         string
+	// lag is how late a watch may be.
+	lag      time.Duration
+	sabotage *sabotage // nil: the hubs are what they should be
+	version  int
+	failure  string
+	// schedules saves ranking an inventory for every decision.
+	schedules map[*release.Deployment]*rollout.Schedule
 }
 
 // fate is how a release fares: how likely it fails on a host, and whether the host then reverts, stays down or falls silent.
@@ -48,8 +53,8 @@ func pick[T any](w *world, list ...T) T { return list[w.rng.IntN(len(list))] }
 
 // draw makes the scenario of the world's seed.
 func (w *world) draw() {
-	w.scenario = &scenario{model: storetest.NewModel(), fates: map[release.Digest]fate{}, version: 7,
-		loss: pick(w, 0, 0.02, 0.1, 0.25), storeLoss: pick(w, 0, 0, 0.02, 0.1)}
+	w.scenario = &scenario{model: storetest.NewModel(), fates: map[release.Digest]fate{}, schedules: map[*release.Deployment]*rollout.Schedule{}, version: 7,
+		loss: pick(w, 0, 0.02, 0.1, 0.25), storeLoss: pick(w, 0, 0, 0.02, 0.1), lag: pick(w, time.Second, time.Second, 30*time.Second)}
 	w.direct = w.model.Client("world")
 	n := 2 + w.rng.IntN(6)
 	for i := range n {
@@ -113,6 +118,7 @@ func (w *world) sign(d *release.Deployment) *hub.Plan {
 	if w.published != nil {
 		p.Emergency = w.published.Emergency
 	}
+	w.schedules[d] = rollout.NewSchedule(d, p.Inventory, p.InventoryDigest)
 	return p
 }
 
@@ -228,6 +234,7 @@ func (w *world) restore() {
 		w.check.restoring(old)
 		w.model.Restore(old)
 		w.check.reset()
+		w.changed()
 		for _, h := range w.hubs {
 			if h.alive && w.rng.IntN(2) == 0 {
 				h.crash()
@@ -269,7 +276,7 @@ func (w *world) someAct() {
 	if r != nil {
 		a.Rollout = r.ID
 	}
-	switch name := pick(w, fleet.ActHalt, fleet.ActResume, fleet.ActResume, fleet.ActPause, fleet.ActPromote, fleet.ActRevert, fleet.ActForget, fleet.ActReconcile, "fleet"); name {
+	switch name := pick(w, fleet.ActHalt, fleet.ActResume, fleet.ActResume, fleet.ActPause, fleet.ActPromote, fleet.ActRevert, fleet.ActForget, fleet.ActReconcile, "fleet", "fleet"); name {
 	case "fleet":
 		w.operator(pick(w, fleet.ActHalt, fleet.ActResume), fleet.Act{})
 	case fleet.ActForget:

@@ -69,7 +69,7 @@ func (s *simStore) Commit(ctx context.Context, t hub.Txn) (hub.Result, error) {
 	if err := s.there(); err != nil {
 		return hub.Result{}, err
 	}
-	res, err := s.hub.direct.Commit(ctx, t)
+	res, err := s.hub.direct.Commit(ctx, s.w.sabotage.committed(t))
 	if err != nil {
 		s.w.fail("the store refuses a transaction: %v", err)
 		return res, err

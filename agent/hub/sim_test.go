@@ -8,11 +8,13 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/slipway-deploy/slipway/agent/fleet"
 )
 
 var (
 	seedFlag  = flag.Uint64("seed", 0, "replay this one simulated history and print it")
-	schedules = flag.Int("schedules", 300, "how many simulated histories to run")
+	schedules = flag.Int("schedules", 1000, "how many simulated histories to run; a twentieth of it with the race detector")
 )
 
 const (
@@ -21,15 +23,11 @@ const (
 )
 
 // simulate plays one history and returns what went wrong.
-func simulate(seed uint64, trace *strings.Builder, broken ...string) string {
+func simulate(seed uint64, trace *strings.Builder, broken *sabotage) string {
 	w := &world{rng: rand.New(rand.NewPCG(seed, 3)), trace: trace}
 	defer w.end()
 	w.draw()
-	w.broken = broken
-	for _, h := range w.hubs {
-		h.crash()
-		h.start()
-	}
+	w.sabotage = broken
 	w.storms()
 	failed := func() bool { return w.failure != "" }
 	w.run(storm, failed)
@@ -50,18 +48,23 @@ func (w *world) storms() {
 	for range int(bad * 14) {
 		w.after(w.between(0, storm), w.weather)
 	}
-	for range int(busy * 6) {
+	for range int(busy * 10) {
 		w.after(w.between(time.Minute, storm), w.someAct)
 	}
 	for range w.rng.IntN(4) {
 		w.after(w.between(time.Minute, storm), w.signers)
+	}
+	if w.rng.IntN(6) == 0 {
+		for at := time.Minute; at < storm; at += w.between(10*time.Second, 2*time.Minute) {
+			w.after(at, func() { w.operator(pick(w, fleet.ActHalt, fleet.ActResume), fleet.Act{}) })
+		}
 	}
 }
 
 // calmDown ends all accidents.
 func (w *world) calmDown() {
 	w.logf("calm")
-	w.calm, w.storeDown = true, false
+	w.calm, w.storeDown, w.lag = true, false, time.Second
 	w.check.calmSince = w.now
 	for _, h := range w.hubs {
 		h.noStore, h.plan = false, w.published
@@ -83,31 +86,48 @@ func (w *world) end() {
 	for _, h := range w.hosts {
 		w.kill(h.work)
 	}
+	for _, r := range w.idle {
+		r.stop()
+	}
 }
 
 func TestSimulatedFleets(t *testing.T) {
 	if *seedFlag != 0 {
 		var trace strings.Builder
-		failure := simulate(*seedFlag, &trace)
+		failure := simulate(*seedFlag, &trace, nil)
 		t.Log("\n" + trace.String())
 		if failure != "" {
 			t.Error(failure)
 		}
 		return
 	}
-	first := rand.Uint64() >> 16
-	t.Logf("%d histories from seed %d", *schedules, first)
+	first, many := rand.Uint64()>>16, int64(*schedules)
+	if raced {
+		many /= 20
+	}
+	t.Logf("%d histories from seed %d", many, first)
 	var next atomic.Int64
 	var all sync.WaitGroup
 	for range 2 {
 		all.Go(func() {
-			for i := next.Add(1); i <= int64(*schedules) && !t.Failed(); i = next.Add(1) {
+			for i := next.Add(1); i <= many && !t.Failed(); i = next.Add(1) {
 				seed := first + uint64(i)
-				if failure := simulate(seed, nil); failure != "" {
+				if failure := simulate(seed, nil, nil); failure != "" {
 					t.Errorf("seed %d: %s\nreplay: go test ./agent/hub -run TestSimulatedFleets -v -seed %d", seed, failure, seed)
 				}
 			}
 		})
 	}
 	all.Wait()
+}
+
+func FuzzSimulatedFleets(f *testing.F) {
+	for seed := range uint64(8) {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, seed uint64) {
+		if failure := simulate(seed, nil, nil); failure != "" {
+			t.Errorf("seed %d: %s", seed, failure)
+		}
+	})
 }

@@ -21,6 +21,7 @@ type world struct {
 	events  eventHeap
 	serial  int
 	current *task
+	idle    []*runner
 	calm    bool // no more faults: what is healthy must finish
 	trace   *strings.Builder
 	*scenario
@@ -84,15 +85,21 @@ func (w *world) logf(format string, args ...any) {
 	}
 }
 
-// task is a coroutine: a process's line of work.
+// task is a line of work of a process, on a coroutine of its own while it lasts.
 type task struct {
-	w     *world
+	r    *runner
+	f    func()
+	done bool
+	// turn grows whenever the task goes on, so that what was to wake it from an earlier wait does not wake it from a later one.
+	turn int
+}
+
+// runner is a coroutine that runs one task after the other: its stack has grown once for all of them.
+type runner struct {
 	next  func() (struct{}, bool)
 	stop  func()
 	yield func(struct{}) bool
-	done  bool
-	// turn grows whenever the task goes on, so that what was to wake it from an earlier wait does not wake it from a later one.
-	turn int
+	task  *task
 }
 
 // killed unwinds a task whose process ended.
@@ -100,18 +107,33 @@ type killed struct{}
 
 // spawn starts a task.
 func (w *world) spawn(f func()) *task {
-	t := &task{w: w}
-	t.next, t.stop = iter.Pull(func(yield func(struct{}) bool) {
-		t.yield = yield
-		defer func() {
-			if r := recover(); r != nil && r != (any)(killed{}) {
-				panic(r)
-			}
-		}()
-		f()
-	})
+	var r *runner
+	if n := len(w.idle); n > 0 {
+		r, w.idle = w.idle[n-1], w.idle[:n-1]
+	} else {
+		r = &runner{}
+		r.next, r.stop = iter.Pull(r.run)
+	}
+	t := &task{r: r, f: f}
+	r.task = t
 	w.resume(t)
 	return t
+}
+
+func (r *runner) run(yield func(struct{}) bool) {
+	r.yield = yield
+	defer func() {
+		if p := recover(); p != nil && p != (any)(killed{}) {
+			panic(p)
+		}
+	}()
+	for {
+		r.task.f()
+		r.task.done = true
+		if !yield(struct{}{}) {
+			return
+		}
+	}
 }
 
 func (w *world) resume(t *task) {
@@ -121,8 +143,9 @@ func (w *world) resume(t *task) {
 	before := w.current
 	w.current = t
 	t.turn++
-	if _, ok := t.next(); !ok {
-		t.done = true
+	t.r.next()
+	if t.done {
+		w.idle = append(w.idle, t.r)
 	}
 	w.current = before
 }
@@ -133,12 +156,12 @@ func (w *world) kill(t *task) {
 		return
 	}
 	t.done = true
-	t.stop()
+	t.r.stop()
 }
 
 // pause gives control back until something wakes the task.
 func (w *world) pause() {
-	if !w.current.yield(struct{}{}) {
+	if !w.current.r.yield(struct{}{}) {
 		panic(killed{})
 	}
 }

@@ -125,10 +125,6 @@ func (d *draft) lose() {
 		h.State, h.Reason = holdLost, out.Reason
 		key := d.c.keys.hold(d.g.name, host)
 		d.need(key, hold.mod)
-		if d.c.broken["expire"] {
-			d.release(host, hold)
-			continue
-		}
 		d.put(key, h)
 	}
 }
