@@ -30,6 +30,7 @@ type Host struct {
 	Repository Repository
 	Paths      Paths
 	Poll       Poll
+	Fleet      HostFleet
 	Space      Space
 	Retention  Retention
 	Clock      Clock
@@ -79,6 +80,16 @@ type Paths struct {
 type Poll struct {
 	Interval time.Duration
 	Jitter   float64
+}
+
+// HostFleet is how this host reaches the coordinator that deployments name, and what it is known by there.
+type HostFleet struct {
+	// URLs replace those of deployments whose coordinator is a hub.
+	URLs []string
+	// CA, Cert and Key are paths. Empty means the identity that slipway enroll made.
+	CA, Cert, Key string
+	// Poll is how often the host tells how it is, later by a random share of it. A hub may wish otherwise.
+	Poll time.Duration
 }
 
 // Space holds the bytes that must stay free on every filesystem Slipway writes to.
@@ -153,6 +164,7 @@ func defaults() *Host {
 			Install: "/opt/slipway", State: "/var/lib/slipway", Run: "/run/slipway", Units: "/etc/systemd/system",
 		},
 		Poll:      Poll{Interval: 5 * time.Minute, Jitter: 0.1},
+		Fleet:     HostFleet{Poll: 30 * time.Second},
 		Space:     Space{Reserve: 256 << 20},
 		Retention: Retention{Keep: 3, MinAge: 24 * time.Hour},
 		Log:       Log{Level: "info"},

@@ -35,6 +35,7 @@ func Print(w io.Writer, h *Host) error {
 	p.head("poll")
 	p.text("interval", formatDuration(h.Poll.Interval))
 	p.line("jitter = %s", formatFloat(h.Poll.Jitter))
+	p.fleet(h.Fleet)
 	p.head("space")
 	p.text("reserve", formatSize(h.Space.Reserve))
 	p.head("retention")
@@ -101,6 +102,19 @@ func (p *printer) repository(r Repository) {
 		p.text("metadata", m.Metadata)
 		p.text("targets", m.Targets)
 	}
+}
+
+func (p *printer) fleet(f HostFleet) {
+	p.head("fleet")
+	if len(f.URLs) == 0 {
+		p.line("# urls are those that deployments name")
+	} else {
+		p.line("urls = %s", quoteAll(f.URLs))
+	}
+	p.textIfSet("ca", f.CA)
+	p.textIfSet("cert", f.Cert)
+	p.textIfSet("key", f.Key)
+	p.text("poll", formatDuration(f.Poll))
 }
 
 func (p *printer) members(role string, m Members) {

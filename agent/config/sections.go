@@ -31,6 +31,7 @@ func readHost(r *reader, h *Host, whole bool) {
 		r.duration("interval", &h.Poll.Interval, time.Second, 7*24*time.Hour)
 		r.fraction("jitter", &h.Poll.Jitter)
 	})
+	readFleet(r, &h.Fleet)
 	r.table("space", func(r *reader) { r.size("reserve", &h.Space.Reserve) })
 	r.table("retention", func(r *reader) {
 		r.integer("keep", &h.Retention.Keep, 0, 1000)
@@ -93,6 +94,19 @@ func readRepository(r *reader, c *Repository, whole bool) {
 	if whole && !found {
 		r.problem(&node{file: r.at.file, key: "repository.mirrors"}, `is required: add [[repository.mirrors]] with url = "https://…"`)
 	}
+}
+
+func readFleet(r *reader, c *HostFleet) {
+	r.table("fleet", func(r *reader) {
+		r.texts("urls", &c.URLs, CheckHubURL)
+		r.text("ca", &c.CA, checkPath)
+		r.text("cert", &c.Cert, checkPath)
+		r.text("key", &c.Key, checkPath)
+		r.duration("poll", &c.Poll, time.Second, time.Hour)
+		if (r.t.m["cert"] == nil) != (r.t.m["key"] == nil) {
+			r.problem(r.at, "cert and key belong together")
+		}
+	})
 }
 
 func readMirrors(r *reader, n *node, into *[]Mirror) {

@@ -19,6 +19,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/slipway-deploy/slipway/agent/release"
 )
 
 // Credentials are the files that say who this host is and whom it believes. They are read anew when they change. Cert and Key
@@ -27,6 +29,9 @@ type Credentials struct {
 	// CA holds the certificates that a coordinator's must lead to, as PEM. Empty means the system's.
 	CA        string
 	Cert, Key string
+	// Pin, if set, is the SHA-256 of the one authority's certificate that a hub's must lead to; the hub sends it along. It is how
+	// a host that has nothing but a token knows the hub.
+	Pin release.Digest
 }
 
 // Options are what all clients of a coordinator share.
@@ -72,9 +77,26 @@ func (w witness) Read(b []byte) (int, error) {
 	return n, err
 }
 
+// proxy is the environment's, but for a host that knows the hub by a pin: a tunnel's handshake is not the dialer's.
+func (l *link) proxy() func(*http.Request) (*url.URL, error) {
+	if !l.Credentials.Pin.IsZero() {
+		return nil
+	}
+	return http.ProxyFromEnvironment
+}
+
 func (l *link) dialer(cfg *tls.Config) func(context.Context, string, string) (net.Conn, error) {
-	d := tls.Dialer{Config: cfg}
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		d := tls.Dialer{Config: cfg}
+		if pin := l.Credentials.Pin; !pin.IsZero() {
+			host, _, err := net.SplitHostPort(addr)
+			if err != nil {
+				return nil, err
+			}
+			d.Config = cfg.Clone()
+			d.Config.InsecureSkipVerify = true // VerifyConnection does it, against the pinned authority
+			d.Config.VerifyConnection = func(s tls.ConnectionState) error { return pinned(s, pin, host) }
+		}
 		conn, err := d.DialContext(ctx, network, addr)
 		if err != nil {
 			return nil, err
@@ -150,7 +172,7 @@ func (l *link) http() (*http.Client, error) {
 	l.seen = seen
 	l.client = &http.Client{
 		Transport: &http.Transport{
-			Proxy: http.ProxyFromEnvironment, TLSClientConfig: cfg, DialTLSContext: l.dialer(cfg), IdleConnTimeout: idleConnection,
+			Proxy: l.proxy(), TLSClientConfig: cfg, DialTLSContext: l.dialer(cfg), IdleConnTimeout: idleConnection,
 			MaxIdleConnsPerHost: 2, MaxResponseHeaderBytes: 16 << 10, TLSHandshakeTimeout: l.Timeout,
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -183,6 +205,25 @@ func (c Credentials) config(minTLS uint16) (*tls.Config, error) {
 	}
 	cfg.Certificates = []tls.Certificate{cert}
 	return cfg, nil
+}
+
+// pinned verifies a server against the one authority whose certificate has this digest.
+func pinned(s tls.ConnectionState, pin release.Digest, host string) error {
+	roots, between := x509.NewCertPool(), x509.NewCertPool()
+	found := false
+	for _, c := range s.PeerCertificates[1:] {
+		if release.Sum(c.Raw) == pin {
+			roots.AddCert(c)
+			found = true
+		} else {
+			between.AddCert(c)
+		}
+	}
+	if !found {
+		return fmt.Errorf("the server does not belong to the authority that the token names (SHA-256 %s)", pin.Short())
+	}
+	_, err := s.PeerCertificates[0].Verify(x509.VerifyOptions{DNSName: host, Roots: roots, Intermediates: between})
+	return err
 }
 
 // reply is what a server answered, whatever it said.

@@ -26,6 +26,8 @@ type cli struct {
 	client    *api.Client
 
 	fleetFlags fleetFlags
+
+	machineRoot string // where the machine's own files are looked for; empty means /
 }
 
 // main runs one command line and returns its exit code.
@@ -74,7 +76,7 @@ This command asks the daemon slipwayd over its socket. Status and why need no ri
 	f.StringVar(&c.configDir, "config", config.DefaultDir, "configuration directory")
 	_ = root.MarkPersistentFlagDirname("config") // fails only for a flag that is not defined
 	root.AddCommand(c.status(), c.why(), c.refresh(), c.apply(), c.revert(), c.hold(), c.resume(), c.retry(), c.history(), c.evidence(), c.verify(),
-		c.doctor(), c.events(), c.logs(), c.fleet(), c.initHost(), c.add(), c.remove(), c.man(), exitCodes())
+		c.doctor(), c.events(), c.logs(), c.fleet(), c.initHost(), c.enroll(), c.add(), c.remove(), c.man(), exitCodes())
 	return root
 }
 

@@ -188,7 +188,7 @@ func TestEveryMakeTargetOfTheDocumentsExists(t *testing.T) {
 }
 
 // noDefault are the options of the sample that show an example because they have no default.
-var noDefault = regexp.MustCompile(`^#(host_id|site|proxy|ca_file|client_cert|client_key|auth_header_file|max_bundle_age|metadata|targets|listen) = `)
+var noDefault = regexp.MustCompile(`^#(host_id|site|proxy|ca_file|client_cert|client_key|auth_header_file|max_bundle_age|metadata|targets|listen|urls|ca|cert|key) = `)
 
 func TestEveryDefaultInTheSampleIsTheDefault(t *testing.T) {
 	sample, err := os.ReadFile(filepath.Join(top, "packaging", "slipway.toml"))
@@ -238,7 +238,8 @@ func TestEveryOptionIsInTheSampleAndInTheDocuments(t *testing.T) {
 		t.Fatal(err)
 	}
 	hosts := pages(t)[filepath.Join(top, "docs", "hosts.md")]
-	keys := map[string]bool{"host_id": true, "listen": true, "proxy": true, "ca_file": true, "client_cert": true, "client_key": true, "auth_header_file": true}
+	keys := map[string]bool{"host_id": true, "listen": true, "proxy": true, "ca_file": true, "client_cert": true, "client_key": true, "auth_header_file": true,
+		"urls": true, "ca": true, "cert": true, "key": true}
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "slipway.toml"), sample, 0o644); err != nil {
 		t.Fatal(err)

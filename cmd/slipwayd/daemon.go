@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/slipway-deploy/slipway/agent/config"
+	"github.com/slipway-deploy/slipway/agent/fleet"
 	"github.com/slipway-deploy/slipway/agent/server"
 	"github.com/slipway-deploy/slipway/systemd"
 )
@@ -31,6 +32,7 @@ func daemon(ctx context.Context, dir string) error {
 		return err
 	}
 	defer d.manager.Close()
+	d.identity.open(cfg, fleet.ThisMachine("/"), d.clock, log)
 	if err := d.adopt(cfg); err != nil {
 		return err
 	}
@@ -82,6 +84,7 @@ func (d *wired) serve(ctx context.Context, dir string) error {
 	}
 	wg.Go(func() { config.Watch(ctx, dir, d.log.Named("config"), d.edited) })
 	wg.Go(func() { d.local.run(ctx) })
+	wg.Go(func() { d.renewals(ctx) })
 	wg.Go(func() { d.reloadOnHangup(ctx, dir) })
 	wg.Go(func() { d.notifier.Watchdog(ctx, alive(d.host, d.log)) })
 	d.log.Info("slipwayd runs", "version", version, "environment", d.config().Environment, "host", d.hostID, "supervisor", d.manager.Describe())

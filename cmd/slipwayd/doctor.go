@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/slipway-deploy/slipway/agent/api"
+	"github.com/slipway-deploy/slipway/agent/fleet"
+	"github.com/slipway-deploy/slipway/agent/rollout"
 	"github.com/slipway-deploy/slipway/agent/state"
 )
 
@@ -18,6 +20,7 @@ func (c *control) Doctor(ctx context.Context) (api.DoctorReport, error) {
 	for _, m := range c.d.host.Machines() {
 		checks = append(checks, c.checkApp(ctx, m.App().String()))
 	}
+	checks = append(checks, c.checkFleet()...)
 	checks = append(checks, c.checkBoot(ctx)...)
 	return api.DoctorReport{Checks: checks}, nil
 }
@@ -97,6 +100,48 @@ func (c *control) checkApp(ctx context.Context, app string) api.DoctorCheck {
 	}
 	bad := st.Phase == state.Stuck
 	return verdictOf("app "+app, bad, api.DoctorFail, "phase "+string(st.Phase), "slipway why "+app)
+}
+
+// checkFleet looks at the identity and at how the coordinators answered last; nothing of it is said of a host without any.
+func (c *control) checkFleet() []api.DoctorCheck {
+	id, cfg := c.d.identity, c.d.config()
+	var out []api.DoctorCheck
+	if id.unfit != "" {
+		out = append(out, verdictOf("identity", true, api.DoctorFail, id.unfit, "nothing new starts; slipway enroll --new-identity, and then enrol again"))
+	}
+	if id.home.Enrolled() || cfg.Fleet.Cert != "" {
+		out = append(out, c.checkCertificate())
+	}
+	for _, m := range c.d.host.Machines() {
+		s := m.View().Slot
+		if s == nil {
+			continue
+		}
+		message := "it answers"
+		if s.Reason != "" {
+			message = s.Reason
+		}
+		bad := s.Answer == rollout.AnswerLost || s.Rule == fleet.KindIdentity || s.Rule == fleet.RuleClone || s.Rule == fleet.KindRevoked
+		out = append(out, verdictOf("coordinator of "+m.App().String(), bad, api.DoctorFail, message, "the signed on_coordinator_loss says what happens meanwhile; slipway why "+m.App().String()))
+	}
+	return out
+}
+
+// checkCertificate warns once renewal, which begins at two thirds of a certificate's life, is clearly late.
+func (c *control) checkCertificate() api.DoctorCheck {
+	const name = "certificate for the hub"
+	leaf, err := c.d.identity.leaf(c.d.config())
+	if err != nil {
+		return verdictOf(name, true, api.DoctorFail, err.Error(), "slipway enroll gives this host another")
+	}
+	now := c.d.clock.Now()
+	status := api.DoctorWarn
+	if !now.Before(leaf.NotAfter) {
+		status = api.DoctorFail
+	}
+	late := now.After(fleet.RenewAt(leaf).Add(leaf.NotAfter.Sub(leaf.NotBefore) / 12))
+	return verdictOf(name, late, status, "speaks for "+c.d.identity.host+" until "+leaf.NotAfter.UTC().Format(time.RFC3339),
+		"it should have been renewed by now: is the hub reachable? After its end this host has to enrol again")
 }
 
 // checkBoot asks whether what works without the daemon is wired up.

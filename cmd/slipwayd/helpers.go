@@ -135,7 +135,7 @@ func assistWith(ctx context.Context, cfg *config.Host, problems error, early boo
 	apps, err := d.settings(cfg)
 	if err != nil {
 		problems = errors.Join(problems, err)
-		if apps, err = settingsOf(cfg, d.hostID); err != nil {
+		if apps, err = settingsOf(cfg, d.hostID, ""); err != nil {
 			apps = map[release.App]agent.Settings{} // the built-in defaults have no environment
 		}
 	}
@@ -163,6 +163,7 @@ func builtIn() *config.Host {
 		Repository: config.Repository{Root: filepath.Join(config.DefaultDir, "root.json")},
 		Paths:      config.Paths{Install: "/opt/slipway", State: "/var/lib/slipway", Run: "/run/slipway", Units: "/etc/systemd/system"},
 		Poll:       config.Poll{Interval: 5 * time.Minute, Jitter: 0.1},
+		Fleet:      config.HostFleet{Poll: 30 * time.Second},
 		Space:      config.Space{Reserve: 256 << 20},
 		Retention:  config.Retention{Keep: 3, MinAge: 24 * time.Hour},
 		Log:        config.Log{Level: "info"},

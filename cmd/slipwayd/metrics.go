@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 
+	"github.com/slipway-deploy/slipway/agent/rollout"
 	"github.com/slipway-deploy/slipway/agent/server"
 	"github.com/slipway-deploy/slipway/agent/state"
 )
@@ -13,7 +14,7 @@ type metrics struct{ d *wired }
 
 // Gather implements server.Metrics.
 func (g metrics) Gather() []server.Family {
-	return append(g.repository(), g.apps()...)
+	return append(append(g.repository(), g.apps()...), g.fleet()...)
 }
 
 func (g metrics) repository() []server.Family {
@@ -61,6 +62,32 @@ func (g metrics) apps() []server.Family {
 		quarantine.Samples = append(quarantine.Samples, server.Sample{Labels: map[string]string{"app": app}, Value: float64(len(st.Quarantine))})
 	}
 	return []server.Family{phase, info, quarantine, g.events()}
+}
+
+// fleet tells of slots. The families of a host without a coordinator are empty.
+func (g metrics) fleet() []server.Family {
+	answer := server.Family{Name: "slipway_slot_answer", Help: "1 for the coordinator's last answer about an app.", Type: server.Gauge}
+	held := server.Family{Name: "slipway_slot_held", Help: "1 while the host holds a slot for an app.", Type: server.Gauge}
+	silent := server.Family{Name: "slipway_coordinator_silent_seconds", Help: "Seconds since no coordinator answers; 0 while one does.", Type: server.Gauge}
+	for _, m := range g.d.host.Machines() {
+		app := m.App().String()
+		if s := m.View().Slot; s != nil {
+			answer.Samples = append(answer.Samples, server.Sample{Labels: map[string]string{"app": app, "answer": string(s.Answer), "rule": s.Rule}, Value: 1})
+			quiet := 0.0
+			if s.Answer == rollout.AnswerLost {
+				quiet = since(s.Since, g.d.clock.Now()).Seconds()
+			}
+			silent.Samples = append(silent.Samples, server.Sample{Labels: map[string]string{"app": app}, Value: quiet})
+		}
+		if h, err := g.d.coordinator.Held(m.App()); err == nil && (h.Fence != 0 || m.View().Slot != nil) {
+			held.Samples = append(held.Samples, server.Sample{Labels: map[string]string{"app": app}, Value: float64(min(1, h.Fence))})
+		}
+	}
+	expiry := server.Family{Name: "slipway_fleet_certificate_expiry_seconds", Help: "Seconds until the host's certificate for the hub expires.", Type: server.Gauge}
+	if leaf, err := g.d.identity.leaf(g.d.config()); err == nil {
+		expiry.Samples = append(expiry.Samples, server.Sample{Value: leaf.NotAfter.Sub(g.d.clock.Now()).Seconds()})
+	}
+	return []server.Family{answer, held, silent, expiry}
 }
 
 func (g metrics) events() server.Family {

@@ -16,6 +16,7 @@ import (
 	"github.com/slipway-deploy/slipway/agent"
 	"github.com/slipway-deploy/slipway/agent/audit"
 	"github.com/slipway-deploy/slipway/agent/config"
+	"github.com/slipway-deploy/slipway/agent/fleet"
 	"github.com/slipway-deploy/slipway/agent/release"
 	"github.com/slipway-deploy/slipway/agent/server"
 	"github.com/slipway-deploy/slipway/agent/state"
@@ -42,6 +43,9 @@ type wired struct {
 	hold     *hostHold
 	local    *localMirrors
 
+	identity    *identity
+	coordinator *coordinator
+
 	mu      sync.Mutex
 	cfg     *config.Host
 	refused string // the problems of the last edit that was not taken
@@ -59,6 +63,9 @@ func (d *wired) warnings() []string {
 	out := d.cfg.Unsafe()
 	if d.refused != "" {
 		out = append([]string{"an edit of the configuration was refused and the old one stays in force: " + d.refused}, out...)
+	}
+	if d.identity.unfit != "" {
+		out = append([]string{d.identity.unfit}, out...)
 	}
 	return out
 }
@@ -87,11 +94,13 @@ func wire(ctx context.Context, cfg *config.Host, log hclog.Logger, early bool) (
 		return nil, err
 	}
 	sink := openSink(cfg, log)
+	d.identity = &identity{home: fleet.Home(filepath.Join(cfg.Paths.State, "identity")), host: d.hostID}
+	d.coordinator = newCoordinator(d)
 	d.events = newEvents(func(line string) { _ = d.notifier.Status(line) })
 	d.deps = agent.Deps{
 		Source: d.source, Store: d.store, State: d.state, Units: unitDir(cfg), Manager: d.manager, Tasks: d.manager, Guards: d.manager,
 		Accounts: accountsFor(cfg, d.manager), Sink: sink, Observe: d.events.observe, Clock: d.clock, Log: log,
-		StageSlots: make(chan struct{}, 1),
+		StageSlots: make(chan struct{}, 1), Coordinator: d.coordinator,
 	}
 	d.host = agent.NewHost(d.deps)
 	d.local = newLocalMirrors(log.Named("local"), d.host.Poke)
@@ -186,7 +195,7 @@ func hostID(cfg *config.Host) (string, error) {
 
 // settings splits the host's configuration into what each app's machine needs, and refuses apps that own each other's names.
 func (d *wired) settings(cfg *config.Host) (map[release.App]agent.Settings, error) {
-	out, err := settingsOf(cfg, d.hostID)
+	out, err := settingsOf(cfg, d.hostID, d.identity.why())
 	if err != nil {
 		return nil, err
 	}
@@ -200,7 +209,7 @@ func (d *wired) settings(cfg *config.Host) (map[release.App]agent.Settings, erro
 	return out, nil
 }
 
-func settingsOf(cfg *config.Host, hostID string) (map[release.App]agent.Settings, error) {
+func settingsOf(cfg *config.Host, hostID, unfit string) (map[release.App]agent.Settings, error) {
 	env, err := release.ParseEnvironment(cfg.Environment)
 	if err != nil {
 		return nil, err
@@ -214,7 +223,7 @@ func settingsOf(cfg *config.Host, hostID string) (map[release.App]agent.Settings
 		s := agent.Settings{
 			Disabled: !a.Enabled, Environment: env, HostID: hostID, Labels: cfg.Labels, Env: a.Env, Credentials: a.Credentials, AllowRoot: a.AllowRoot,
 			Endpoints: map[string]agent.Endpoint{}, SpaceReserve: cfg.Space.Reserve, Keep: cfg.Retention.Keep, KeepFor: cfg.Retention.MinAge,
-			MaxBundleAge: cfg.Repository.MaxBundleAge,
+			MaxBundleAge: cfg.Repository.MaxBundleAge, SlotPoll: cfg.Fleet.Poll, Unfit: unfit,
 		}
 		for check, o := range a.Checks {
 			s.Endpoints[check] = agent.Endpoint{URL: o.URL, Address: o.Address, Port: o.Port}
@@ -236,6 +245,7 @@ func (d *wired) adopt(cfg *config.Host) error {
 	}
 	d.source.use(c)
 	d.local.use(cfg.Repository.Mirrors)
+	d.coordinator.use(cfg.Fleet)
 	d.mu.Lock()
 	d.cfg, d.refused = cfg, ""
 	d.mu.Unlock()

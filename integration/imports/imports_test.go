@@ -43,7 +43,7 @@ var allowed = map[string]string{
 	"cmd/slipway":                    "agent/api agent/audit agent/config agent/fleet agent/release agent/rollout",
 	"cmd/slipway-repo":               "agent/durable agent/release agent/rollout tuf/client tuf/destination tuf/keys tuf/repository",
 	"cmd/slipway-sign-pkcs11":        "tuf/signer",
-	"cmd/slipwayd":                   "agent agent/api agent/audit agent/config agent/durable agent/health agent/release agent/server agent/state agent/store agent/units systemd systemd/process tuf/client",
+	"cmd/slipwayd":                   "agent agent/api agent/audit agent/config agent/durable agent/fleet agent/health agent/release agent/rollout agent/server agent/state agent/store agent/units systemd systemd/process tuf/client",
 	"systemd":                        "",
 	"systemd/process":                "systemd",
 	"systemd/units":                  "",
