@@ -41,7 +41,7 @@ func pinFile(path string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot read PIN: %w", err)
 	}
-	if info.Mode().Perm()&0o077 != 0 {
+	if signer.Exposed(info) {
 		return nil, fmt.Errorf("cannot use PIN file %s: its mode %#o lets others read it; run chmod 600 %s", path, info.Mode().Perm(), path)
 	}
 	data, err := os.ReadFile(path)

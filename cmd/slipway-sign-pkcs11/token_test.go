@@ -182,7 +182,7 @@ func TestThePINComesFromWhereItIsKept(t *testing.T) {
 	if sig, err := b.sign(p, key, []byte("x")); err != nil || !verifies(key, []byte("x"), sig) {
 		t.Errorf("by file: %v", err)
 	}
-	if err := os.Chmod(file, 0o640); err != nil {
+	if err := os.Chmod(file, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	b.refuses(p, key, signer.Failed, "chmod 600 "+file)

@@ -131,7 +131,7 @@ func TestEveryCommandOfTheDocumentsExists(t *testing.T) {
 		text = strings.ReplaceAll(text, "\\\n", " ")
 		var code []string
 		for _, m := range slices.Concat(codeSpan.FindAllStringSubmatch(text, -1), codeLine.FindAllStringSubmatch(text, -1)) {
-			code = append(code, m[1])
+			code = append(code, strings.ReplaceAll(m[1], "-u slipway-repo ", "")) // a user of that name
 		}
 		for _, line := range code {
 			line = strings.ReplaceAll(line, "sudo -u slipway-repo ", "") // a user, not a command

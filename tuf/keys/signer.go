@@ -10,6 +10,8 @@ import (
 	"io"
 	"os"
 	"strings"
+
+	"github.com/slipway-deploy/slipway/tuf/signer"
 )
 
 // Signer signs for one key, wherever its secret is. Sign gets the whole payload, may block on a person or a device, must
@@ -136,7 +138,7 @@ func Load(path string, ask Passphrase) (*Private, error) {
 		if der, err = f.sealed.open(pass, []byte(f.public.ID)); err != nil {
 			return nil, &PassphraseError{File: path}
 		}
-	} else if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o077 != 0 {
+	} else if info, err := os.Stat(path); err == nil && signer.Exposed(info) {
 		return nil, fmt.Errorf("cannot use private key %s: it is not encrypted and its mode %#o lets others read it; run chmod 600 %s",
 			path, info.Mode().Perm(), path)
 	}

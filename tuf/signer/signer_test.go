@@ -250,3 +250,41 @@ func FuzzReadRequest(f *testing.F) {
 		}
 	})
 }
+
+func TestAFileIsExposedWhenOthersMayReadIt(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	exposed := func(mode os.FileMode) bool {
+		t.Helper()
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return signer.Exposed(info)
+	}
+	for mode, want := range map[os.FileMode]bool{0o600: false, 0o400: false, 0o604: true, 0o660: true, 0o444: true} {
+		if got := exposed(mode); got != want {
+			t.Errorf("mode %#o: %v", mode, got)
+		}
+	}
+	if os.Geteuid() != 0 {
+		if !exposed(0o440) {
+			t.Error("a group of other people may read it")
+		}
+		return
+	}
+	if exposed(0o440) {
+		t.Error("what only root and root's group may read is exposed")
+	}
+	if err := os.Chown(path, 0, 4711); err != nil {
+		t.Fatal(err)
+	}
+	if !exposed(0o440) {
+		t.Error("group 4711 may read it")
+	}
+}
