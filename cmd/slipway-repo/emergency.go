@@ -357,10 +357,8 @@ func (t *tool) act(ctx context.Context, u *urgent, env release.Environment, o re
 	if err != nil {
 		return nil, err
 	}
-	for _, s := range signers {
-		if _, err := r.Sign(ctx, c, s); err != nil {
-			return nil, t.notInForce(r, c, u.m.into, err)
-		}
+	if err := t.signHere(ctx, r, c, signers); err != nil {
+		return nil, t.notInForce(r, c, u.m.into, err)
 	}
 	to, err := t.destinations(r, nil)
 	if err != nil {

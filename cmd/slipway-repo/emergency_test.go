@@ -178,7 +178,7 @@ func TestAHaltThatNeedsTwoSignaturesSaysThatItIsNotInForce(t *testing.T) {
 	s.expect(0, "role set emergency.production --add-key ann.pub --add-key ben.pub --threshold 2 --reason two --sign alice --sign bob",
 		"signs for several offices (deploy.production.billing, emergency.production)")
 	s.expect(0, "publish")
-	s.expect(3, "emergency halt production --reason fire --sign oncall", "NOT in force yet", "emergency.production: 1 of 2, missing 1 of ann")
+	s.expect(3, "emergency halt production --reason fire --sign oncall", "NOT in force yet", "emergency.production: 1 of 2, missing one of ann")
 	if host.sees("emergency/production.json") != nil {
 		t.Error("one of two signatures was published")
 	}

@@ -13,6 +13,7 @@ type envFlags struct {
 	m                                   changing
 	add, remove, emergency, inventory   []string
 	threshold                           int
+	apart                               bool
 	expires, freshness, noSpare, reason string
 }
 
@@ -34,6 +35,7 @@ keys sign this, and the new approvers sign what is published with too few signat
 	f.StringArrayVar(&k.add, "add-key", nil, "public key `file` of an approver who comes (repeatable)")
 	f.StringArrayVar(&k.remove, "remove-key", nil, "`key` of an approver who leaves, by id or name (repeatable)")
 	f.IntVar(&k.threshold, "threshold", 0, "how many approvals hosts demand")
+	f.BoolVar(&k.apart, "requester-apart", false, "whether whoever asks for a deployment may not approve it, nor the app's own keys (=false lifts it)")
 	f.StringVar(&k.expires, "expires", "", "how long a deployment's signature lasts from now on, such as 90d")
 	f.StringVar(&k.freshness, "freshness", "", "how recent news must be for a host to start, such as 24h, unless a deployment says otherwise")
 	f.StringArrayVar(&k.emergency, "emergency-key", nil, "public key `file` that may stop, hold and revoke: a role the environment has not had (repeatable)")
@@ -43,19 +45,22 @@ keys sign this, and the new approvers sign what is published with too few signat
 	_ = c.MarkFlagRequired("reason")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		t.started = true
-		return t.envSet(c.Context(), args[0], &k, c.Flags().Changed("threshold"))
+		return t.envSet(c.Context(), args[0], &k, c.Flags().Changed)
 	}
 	return c
 }
 
-func (t *tool) envSet(ctx context.Context, name string, k *envFlags, threshold bool) error {
+func (t *tool) envSet(ctx context.Context, name string, k *envFlags, given func(flag string) bool) error {
 	env, err := release.ParseEnvironment(name)
 	if err != nil {
 		return usage("%v", err)
 	}
 	o := repository.EnvironmentSetOptions{Remove: k.remove, NoSpare: k.noSpare, Reason: k.reason, Origin: k.m.origin()}
-	if threshold {
+	if given("threshold") {
 		o.Threshold = &k.threshold
+	}
+	if given("requester-apart") {
+		o.Apart = &k.apart
 	}
 	if k.expires != "" {
 		if o.Expires, err = repository.ParsePeriod(k.expires); err != nil {

@@ -71,6 +71,7 @@ func TestACeremonyWhoseKeysAreAllInTokens(t *testing.T) {
 	s.expect(0, "init --root-key alice.pub --root-key bob --root-key carol.pub --root-threshold 2 --online-key online.pub --use-online online --sign alice --sign bob",
 		"root: 2 of 2", "targets: 2 of 2")
 	s.expect(0, "publish", "timestamp is now version 1")
+	s.expect(0, "trust add repo/metadata/1.root.json")
 	host := s.machine()
 	s.expect(0, "env add production --key ann.pub --key ben.pub --key cem.pub --threshold 2 --emergency-key oncall.pub --sign alice --sign bob", "targets: 2 of 2")
 	s.expect(0, "publish")

@@ -7,8 +7,6 @@ import (
 	"io"
 	"slices"
 	"time"
-
-	"github.com/slipway-deploy/slipway/tuf/repository"
 )
 
 // The rules of output: answers go to stdout and nothing else does; words go to stderr; an error is one line, with
@@ -26,7 +24,7 @@ type streams struct {
 }
 
 // refusals are the kinds of errors that mean: nothing is broken, the rules say no.
-var refusals = []string{"refused", "unsigned", "stale", "conflict", "unknown-role", "not-a-signer", "locked", "unit-refused", "concurrent"}
+var refusals = []string{"refused", "unsigned", "stale", "conflict", "unknown-role", "not-a-signer", "locked", "unit-refused", "concurrent", "base-refused", "foreign-signature"}
 
 type kinder interface{ Kind() string }
 
@@ -61,17 +59,17 @@ func (t *tool) fail(err error) int {
 	case slices.Contains(refusals, kind):
 		code = exitRefused
 	}
-	var rule string
-	if refused := (*repository.RefusedError)(nil); errors.As(err, &refused) {
-		rule = refused.Rule
+	var broken interface{ BrokenRule() string }
+	rule := ""
+	if errors.As(err, &broken) {
+		rule = broken.BrokenRule()
 	}
 	if t.json {
-		e := struct {
-			Kind    string `json:"kind"`
-			Message string `json:"message"`
-			Rule    string `json:"rule,omitempty"`
-		}{kind, err.Error(), rule}
-		data, _ := json.Marshal(map[string]any{"error": e})
+		words := map[string]string{"kind": kind, "message": err.Error()}
+		if rule != "" {
+			words["rule"] = rule
+		}
+		data, _ := json.Marshal(map[string]any{"error": words})
 		fmt.Fprintf(t.err, "%s\n", data)
 		return code
 	}

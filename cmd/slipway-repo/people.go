@@ -121,6 +121,7 @@ func (t *tool) envCommand() *cobra.Command {
 	var m changing
 	var emergency, inventory []string
 	var expiry, freshness string
+	var apart bool
 	add := &cobra.Command{
 		Use: "add ENVIRONMENT", Short: "Add an environment and its approvers", Args: cobra.ExactArgs(1),
 		Long: `Gives every app, now and later, a role that signs exactly deployments/ENVIRONMENT/APP.json. The threshold is the number of
@@ -135,6 +136,7 @@ approvals that every host demands. The targets keys sign this.`,
 	add.Flags().StringArrayVar(&inventory, "inventory-key", nil, "public key `file` that may list the hosts (repeatable)")
 	add.Flags().StringVar(&expiry, "expiry", "", "how long a deployment's signature lasts, such as 90d (default: policy.json)")
 	add.Flags().StringVar(&freshness, "freshness", "", "how recent news must be for a host to start, such as 24h, unless a deployment says otherwise")
+	add.Flags().BoolVar(&apart, "requester-apart", false, "whoever asks for a deployment may not approve it, nor may the app's own keys")
 	_ = add.MarkFlagRequired("key")
 	add.RunE = t.do(func(ctx context.Context, args []string) error {
 		env, err := release.ParseEnvironment(args[0])
@@ -142,7 +144,7 @@ approvals that every host demands. The targets keys sign this.`,
 			return usage("%v", err)
 		}
 		o := repository.EnvironmentOptions{Origin: m.origin()}
-		o.Threshold, o.NoSpare = k.threshold, k.noSpare
+		o.Threshold, o.NoSpare, o.Apart = k.threshold, k.noSpare, apart
 		if o.Keys, err = publicKeys(k.keys); err != nil {
 			return err
 		}

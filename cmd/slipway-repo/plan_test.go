@@ -124,7 +124,7 @@ func TestAPlanShowsWhoWouldGoWhen(t *testing.T) {
 
 	s.write("ranked.toml", head+"inventory = \"published\"\n[[waves]]\nname = \"canary\"\ncount = 2\n[[waves]]\nname = \"rest\"\npercent_bp = 10000\nstart_after = \"1h\"\n[budget]\ncount = 2\ngroup_by = [\"site\"]\n")
 	s.expect(0, "deploy plan --file ranked.toml --hosts", "12 hosts by the pinned inventory", "canary  2 hosts      2      0.0 %", "b3")
-	s.expect(0, "deploy new --file ranked.toml --sign ann --sign ben", "nothing → 1.1.0, 2 waves")
+	s.expect(0, "deploy new --file ranked.toml --sign ann --sign ben", "nothing → 1.1.0, waves canary 2 hosts, rest 100 % after 1h")
 	id := strings.Fields(s.out)[0]
 	s.expect(0, "deploy plan --change "+id+" --hosts --json")
 	made := s.out

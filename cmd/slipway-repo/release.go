@@ -12,7 +12,7 @@ import (
 )
 
 func (t *tool) releaseCommand() *cobra.Command {
-	return t.group("release", "Pack and publish releases", "", t.releasePack(), t.releasePublish())
+	return t.group("release", "Pack, check and publish releases", "", t.releasePack(), t.releaseCheck(), t.releasePublish())
 }
 
 func (t *tool) releasePublish() *cobra.Command {

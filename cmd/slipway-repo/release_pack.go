@@ -121,6 +121,15 @@ func (t *tool) pack(ctx context.Context, p *packing, trees []tree) error {
 	if _, err := os.Stat(filepath.Join(p.out, "release.json")); err == nil {
 		return fmt.Errorf("cannot pack into %s: it holds a release; remove it or choose --out", p.out)
 	}
+	for _, tr := range trees {
+		found, err := adviseTree(ctx, tr.dir)
+		if err != nil {
+			return err
+		}
+		for _, a := range found {
+			t.warn("later updates will be large: %s", a)
+		}
+	}
 	if err := durable.MkdirAll(p.out, 0o755); err != nil {
 		return err
 	}

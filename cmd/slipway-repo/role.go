@@ -19,6 +19,7 @@ type roleFlags struct {
 	m                        changing
 	add, remove, online      []string
 	threshold                int
+	apart                    bool
 	expires, noSpare, reason string
 }
 
@@ -41,6 +42,7 @@ deployment roles of an environment, and those of apps to come, use env set.`,
 	f.StringArrayVar(&k.add, "add-key", nil, "public key `file` that may sign the role from now on (repeatable)")
 	f.StringArrayVar(&k.remove, "remove-key", nil, "`key` that may no longer sign it, by id or name (repeatable)")
 	f.IntVar(&k.threshold, "threshold", 0, "how many of its keys must sign")
+	f.BoolVar(&k.apart, "requester-apart", false, "for a deployment role: whether whoever asks for a deployment may not approve it, nor the app's own keys (=false lifts it)")
 	f.StringVar(&k.expires, "expires", "", "how long its signatures last from now on, such as 90d")
 	f.StringVar(&k.noSpare, "allow-no-spare", "", "`reason` why no key may be lost (threshold = number of keys)")
 	f.StringVar(&k.reason, "reason", "", "`why`, for the signers to see")
@@ -48,15 +50,18 @@ deployment roles of an environment, and those of apps to come, use env set.`,
 	_ = c.MarkFlagRequired("reason")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		t.started = true
-		return t.roleSet(c.Context(), args[0], &k, c.Flags().Changed("threshold"))
+		return t.roleSet(c.Context(), args[0], &k, c.Flags().Changed)
 	}
 	return c
 }
 
-func (t *tool) roleSet(ctx context.Context, role string, k *roleFlags, threshold bool) error {
+func (t *tool) roleSet(ctx context.Context, role string, k *roleFlags, given func(flag string) bool) error {
 	o := repository.RoleOptions{Remove: k.remove, NoSpare: k.noSpare, Reason: k.reason, Origin: k.m.origin()}
-	if threshold {
+	if given("threshold") {
 		o.Threshold = &k.threshold
+	}
+	if given("requester-apart") {
+		o.Apart = &k.apart
 	}
 	var err error
 	if k.expires != "" {

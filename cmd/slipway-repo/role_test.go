@@ -44,7 +44,7 @@ func TestAStolenOnlineKeyIsRevokedAndReplaced(t *testing.T) {
 	s.expect(0, "key gen online2 --unencrypted")
 	s.expect(3, "revoke online --reason stolen", "snapshot needs 1 and would have 0", "timestamp needs 1 and would have 0", "--replace-with FILE.pub")
 	s.expect(0, "revoke online.pub --reason stolen --replace-with online2.pub --use-online online2 --sign alice",
-		"revoke online", "root: 1 of 2, missing 1 of bob")
+		"revoke online", "root: 1 of 2, missing one of bob")
 	s.expect(0, "change list")
 	s.expect(3, "revoke online --reason again --replace-with online2.pub", "is open")
 	s.expect(3, "publish")

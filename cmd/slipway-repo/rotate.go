@@ -116,12 +116,8 @@ func (t *tool) signRotation(ctx context.Context, r *repository.Repository, role 
 	if err != nil {
 		return err
 	}
-	for _, s := range signers {
-		roles, err := r.Sign(ctx, w.Change, s)
-		if err != nil {
-			return fmt.Errorf("%w (change %s stays open)", err, w.Change.ID)
-		}
-		t.say("signed %s with %s", strings.Join(roles, ", "), s.Public())
+	if err := t.signHere(ctx, r, w.Change, signers); err != nil {
+		return fmt.Errorf("%w (change %s stays open)", err, w.Change.ID)
 	}
 	return nil
 }

@@ -53,7 +53,7 @@ func TestRootIsRotatedByQuestionsOnSeveralDays(t *testing.T) {
 	s.answers(0, "rotate root", "bob\ndora.pub\n\nworn out\nalice\n",
 		"Which keys leave?", "signed root with alice", "1. [done]", "2. [done]", "3. [now] have it signed", "root: 1 of 2", "change sign", "5. [later]")
 	s.expect(3, "rotate root --remove-key carol --reason again", "is open")
-	s.answers(0, "rotate root", "", "3. [now]", "root: 1 of 2, missing 1 of")
+	s.answers(0, "rotate root", "", "3. [now]", "root: 1 of 2, missing one of")
 	s.answers(0, "rotate root --sign carol", "n\n", "4. [now] check as hosts do, and publish", "Publish now?", "not published")
 	s.answers(0, "rotate root", "y\n", "published", "keep all N.root.json", "destroy the old key")
 	s.expect(0, "role show root", "dora")

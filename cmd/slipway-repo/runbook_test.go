@@ -44,7 +44,7 @@ func exists(line string) string {
 
 func TestCommandsThatTheRunbookNamesExist(t *testing.T) {
 	seen := 0
-	for _, page := range []string{"recovery-runbook.md", "publishing.md", "external-signers.md", "fleet.md"} {
+	for _, page := range []string{"recovery-runbook.md", "publishing.md", "external-signers.md", "fleet.md", "signers-manual.md"} {
 		data, err := os.ReadFile(docs(page))
 		if err != nil {
 			t.Fatal(err)

@@ -181,12 +181,8 @@ func (t *tool) make(ctx context.Context, m *changing, build func(*repository.Rep
 }
 
 func (t *tool) signAndShow(ctx context.Context, r *repository.Repository, c *repository.Change, signers []keys.Signer) error {
-	for _, s := range signers {
-		roles, err := r.Sign(ctx, c, s)
-		if err != nil {
-			return fmt.Errorf("%w (change %s stays open)", err, c.ID)
-		}
-		t.say("signed %s with %s", strings.Join(roles, ", "), s.Public())
+	if err := t.signHere(ctx, r, c, signers); err != nil {
+		return fmt.Errorf("%w (change %s stays open)", err, c.ID)
 	}
 	return t.showChange(r, c)
 }
@@ -208,11 +204,16 @@ func (t *tool) showChange(r *repository.Repository, c *repository.Change) error 
 	for _, p := range progress {
 		a.Complete = a.Complete && p.Done()
 	}
+	a.Complete = a.Complete && !c.Empty()
 	return t.answer(a, func(w io.Writer) {
 		fmt.Fprintf(w, "%s\n  %s\n", a.ID, a.Summary)
 		showPromotions(w, c)
 		for _, p := range progress {
 			fmt.Fprintf(w, "  %s (keys of %s)\n", p, p.By)
+		}
+		if c.Empty() {
+			t.say("nothing is in it yet: add to it with --change %s", a.ID)
+			return
 		}
 		if a.Complete {
 			t.say("all signatures are there: run slipway-repo publish")

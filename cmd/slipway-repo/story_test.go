@@ -24,6 +24,7 @@ func newShell(t testing.TB) *shell {
 	t.Chdir(t.TempDir())
 	t.Setenv("SLIPWAY_REPOSITORY", "repo")
 	t.Setenv("SLIPWAY_PASSPHRASE_FILE", "")
+	t.Setenv("SLIPWAY_TRUST", "trust")
 	t.Setenv("SOURCE_DATE_EPOCH", "1700000000")
 	return &shell{t: t}
 }
@@ -82,6 +83,7 @@ func (s *shell) published() {
 	s.expect(0, "init --root-key alice.pub --root-key bob.pub --root-key carol.pub --root-threshold 2 --online-key online.pub --use-online online --sign alice --sign bob",
 		"root: 2 of 2")
 	s.expect(0, "publish", "timestamp is now version 1")
+	s.expect(0, "trust add repo/metadata/1.root.json", "held by alice")
 	s.expect(0, "env add production --key ann.pub --key ben.pub --key cem.pub --threshold 2 --freshness 24h --sign alice --sign bob")
 	s.expect(0, "publish")
 	s.expect(0, "app add billing --key ci.pub --sign alice --sign carol", "warning: app.billing has no spare key (1 of 1)")
@@ -111,7 +113,7 @@ percent_bp = 10000
 start_after = "1h"
 `)
 	s.expect(0, "deploy new --file deployment.toml --requested-by dora --sign ann",
-		"production/billing: nothing → 1.0.0, 2 waves, requested by dora, ticket OPS-1", "deploy.production.billing: 1 of 2, missing 1 of ben")
+		"production/billing: nothing → 1.0.0, waves canary 10 %, all 100 % after 1h, requested by dora, ticket OPS-1", "deploy.production.billing: 1 of 2, missing one of ben")
 	id := strings.Fields(s.out)[0]
 	s.expect(3, "publish", "left out "+id)
 	s.expect(3, "change sign "+id+" --key ci", "no role in it is signed by that key")

@@ -48,7 +48,7 @@ published. Private keys stay in their files, outside the repository.`)
 	f.StringVar(&t.passphrase, "passphrase-file", os.Getenv("SLIPWAY_PASSPHRASE_FILE"), "`file` whose first line opens encrypted keys (or SLIPWAY_PASSPHRASE_FILE)")
 	root.AddCommand(t.keyCommand(), t.initCommand(), t.appCommand(), t.envCommand(), t.roleCommand(), t.revokeCommand(), t.releaseCommand(),
 		t.emergencyCommand(), t.inventoryCommand(), t.rotateCommand(), t.recoverCommand(),
-		t.deployCommand(), t.changeCommand(), t.publishCommand(), t.refreshCommand(), t.statusCommand(), t.verifyCommand(), t.bundleCommand(), t.manCommand())
+		t.deployCommand(), t.changeCommand(), t.trustCommand(), t.logCommand(), t.gcCommand(), t.publishCommand(), t.refreshCommand(), t.statusCommand(), t.verifyCommand(), t.bundleCommand(), t.manCommand())
 	return root
 }
 

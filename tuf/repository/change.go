@@ -10,6 +10,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -20,8 +21,11 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 )
 
+var changeID = regexp.MustCompile(`^[0-9]{8}-[0-9]{6}-[a-z0-9.-]{1,90}$`)
+
 const (
 	changeSchema  = "slipway.change/v1"
+	changeName    = "change.json"
 	publishedName = "published"
 	// maxPayload is the largest signed part a client accepts for targets and delegated roles.
 	maxPayload = 5_000_000 // go-tuf's default
@@ -36,12 +40,13 @@ type Origin struct {
 
 // Change is one folder under changes/, open until it is published or abandoned:
 //
-//	change.json                     what it is, from which versions it was made
+//	change.json                     what it is, from which versions it was made, and what it does in words
 //	payloads/<role>.json            the new signed part of each role it touches, without signatures
 //	signatures/<role>.<keyid>.json  detached signatures, one per key
 //	files/<target path>             new target files under their plain names
+//	base/                           what it was made from, laid out as a repository: enough to verify it without one
 //
-// Everything in the folder may have come by mail: it is checked when it is read and again when it is published.
+// Everything in the folder may have come by mail: it is checked when it is read (Review) and again when it is published.
 type Change struct {
 	ID          string           `json:"id"`
 	Kind        string           `json:"kind"`
@@ -53,6 +58,11 @@ type Change struct {
 	Policy *Policy `json:"policy,omitempty"`
 	// Promotions say where the releases that it deploys come from.
 	Promotions []*PromotionRecord `json:"promotions,omitempty"`
+	// Words are what whoever made the change saw. A signer's own tool makes them again and compares.
+	Words *Words `json:"words,omitempty"`
+	// Published is when it was, and PublishedAs the timestamp's version that made it visible, among the published ones.
+	Published   *time.Time `json:"published,omitempty"`
+	PublishedAs int64      `json:"published_as,omitempty"`
 
 	dir string
 	// parsed remembers the last reading of a payload; it counts only while the file's bytes are the same.
@@ -69,6 +79,7 @@ type signatureFile struct {
 	KeyID   string         `json:"keyid"`
 	Payload release.Digest `json:"payload_sha256"`
 	Sig     hexBytes       `json:"sig"`
+	At      *time.Time     `json:"signed,omitempty"`
 }
 
 // Roles lists the roles the change touches, in the order they are best read: root, targets, then by name.
@@ -87,6 +98,9 @@ func roleOrder(role string) string {
 	}
 	return "2" + role
 }
+
+// Empty reports a change that nothing was added to yet. One that only changes policy.json needs no signature and is not empty.
+func (c *Change) Empty() bool { return len(c.Base) == 0 && c.Policy == nil }
 
 // Dir is the change's folder: what travels to signers and back.
 func (c *Change) Dir() string { return c.dir }
@@ -172,7 +186,19 @@ func discard(dir string) error {
 }
 
 func openChange(dir string) (*Change, error) {
-	path := filepath.Join(dir, "change.json")
+	c, err := readChange(dir)
+	if err == nil && c.ID != filepath.Base(dir) {
+		err = &DamagedError{Path: filepath.Join(dir, changeName), Err: fmt.Errorf("it says id %q, want the name of its folder", c.ID)}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// readChange reads a change's folder under whatever name it has travelled.
+func readChange(dir string) (*Change, error) {
+	path := filepath.Join(dir, changeName)
 	data, err := readBounded(path, maxPayload)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read change: %w", err)
@@ -185,10 +211,13 @@ func openChange(dir string) (*Change, error) {
 	}
 	c := &f.Change
 	c.dir = dir
-	if f.Schema != changeSchema || c.ID != filepath.Base(dir) {
-		return nil, &DamagedError{Path: path, Err: fmt.Errorf("it says schema %q and id %q, want %q and the name of its folder", f.Schema, c.ID, changeSchema)}
+	if f.Schema != changeSchema || !changeID.MatchString(c.ID) {
+		return nil, &DamagedError{Path: path, Err: fmt.Errorf("it says schema %q and id %q, want %q and an id such as 20260102-150405-deploy-3fa2", f.Schema, c.ID, changeSchema)}
 	}
-	for role := range c.Base {
+	for role, version := range c.Base {
+		if version < 0 {
+			return nil, &DamagedError{Path: path, Err: fmt.Errorf("it says version %d of %s", version, role)}
+		}
 		if role == classSnapshot || role == classTimestamp {
 			return nil, &DamagedError{Path: path, Err: fmt.Errorf("role %s is not signed in changes", role)}
 		}
@@ -271,8 +300,8 @@ func (c *Change) canonicalOf(role string) ([]byte, error) {
 	return p.canonical, nil
 }
 
-// signatures reads the detached signatures of role that were made over exactly this payload. Others are left alone: they
-// may belong to an earlier state of the change.
+// signatures reads the detached signatures of role that were made over exactly this payload, each under its key's own name.
+// Others are left alone: they may belong to an earlier state of the change.
 func (c *Change) signatures(role string, canonical []byte) ([]signature, error) {
 	names, err := filepath.Glob(filepath.Join(c.dir, "signatures", role+".*.json"))
 	if err != nil {
@@ -289,7 +318,7 @@ func (c *Change) signatures(role string, canonical []byte) ([]signature, error) 
 		if err := json.Unmarshal(data, &f); err != nil {
 			return nil, &DamagedError{Path: name, Err: err}
 		}
-		if f.Role != role || f.Payload != want || slices.ContainsFunc(out, func(s signature) bool { return s.KeyID == f.KeyID }) {
+		if f.Role != role || f.Payload != want || filepath.Base(name) != role+"."+f.KeyID+".json" {
 			continue
 		}
 		out = append(out, signature{KeyID: f.KeyID, Sig: f.Sig})
@@ -297,16 +326,14 @@ func (c *Change) signatures(role string, canonical []byte) ([]signature, error) 
 	return out, nil
 }
 
-func (c *Change) writeSignature(role string, key keys.Public, canonical, sig []byte) error {
-	dir := filepath.Join(c.dir, "signatures")
-	if err := durable.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	data, err := indent(signatureFile{Role: role, KeyID: key.ID, Payload: release.Sum(canonical), Sig: sig})
+// encodeSignature is a detached signature's file. When it was made is the signer's own word, for the log.
+func encodeSignature(role string, key keys.Public, canonical, sig []byte, at time.Time) (name string, data []byte, err error) {
+	now := at.UTC().Truncate(time.Second)
+	data, err = indent(signatureFile{Role: role, KeyID: key.ID, Payload: release.Sum(canonical), Sig: sig, At: &now})
 	if err != nil {
-		return fmt.Errorf("cannot encode signature: %w", err)
+		return "", nil, fmt.Errorf("cannot encode signature: %w", err)
 	}
-	return durable.WriteFile(filepath.Join(dir, role+"."+key.ID+".json"), data, 0o644)
+	return role + "." + key.ID + ".json", data, nil
 }
 
 func (c *Change) write() error {
@@ -314,7 +341,7 @@ func (c *Change) write() error {
 	if err != nil {
 		return fmt.Errorf("cannot encode change: %w", err)
 	}
-	return durable.WriteFile(filepath.Join(c.dir, "change.json"), data, 0o644)
+	return durable.WriteFile(filepath.Join(c.dir, changeName), data, 0o644)
 }
 
 func absent(err error) bool { return errors.Is(err, fs.ErrNotExist) }

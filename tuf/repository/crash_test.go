@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/slipway-deploy/slipway/agent/durable"
 	"github.com/slipway-deploy/slipway/agent/release"
@@ -29,7 +30,7 @@ func openDestination(ref string) repository.Destination {
 	return must(destination.OpenDir(ref))
 }
 
-// TestTheProcessThatIsKilled is the other half of the crash table: it publishes or refreshes where it is told to.
+// TestTheProcessThatIsKilled is the other half of the crash table: it publishes, refreshes and tidies up until it is killed.
 func TestTheProcessThatIsKilled(t *testing.T) {
 	dir := os.Getenv(crashDir)
 	if dir == "" {
@@ -45,6 +46,9 @@ func TestTheProcessThatIsKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := r.Refresh(context.Background(), repository.RefreshOptions{Online: online, Force: true, To: to}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.CollectGarbage(context.Background(), repository.GarbageOptions{Grace: time.Nanosecond, Targets: true, Delete: true}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -98,7 +102,7 @@ func TestAPublisherKilledAtAnyStepLeavesTheOldStateOrTheNew(t *testing.T) {
 	}
 }
 
-// killedAt kills a publish of a root, an app's release and a deployment, and the refresh after it.
+// killedAt kills a publish of a root, an app's release and a deployment, the refresh after it, and the tidying up after that.
 func killedAt(t *testing.T, helper string, row crashRow, ref string) {
 	f := standard(t)
 	f.release("1.0.0")
@@ -106,6 +110,9 @@ func killedAt(t *testing.T, helper string, row crashRow, ref string) {
 	c, err := f.r.Renew(context.Background(), []string{"root"}, 0, repository.Origin{})
 	f.ok(err)
 	f.sign(c, "alice", "bob")
+	orphan := filepath.Join(f.dir, "targets", "releases", "billing", "0.9.0", strings.Repeat("0", 64)+".release.json")
+	f.ok(os.MkdirAll(filepath.Dir(orphan), 0o755))
+	f.ok(os.WriteFile(orphan, nil, 0o644))
 	key := filepath.Join(t.TempDir(), "online")
 	f.ok(f.key("online").Save(key, nil))
 	from := []repository.Destination{nil}
@@ -146,5 +153,8 @@ func killedAt(t *testing.T, helper string, row crashRow, ref string) {
 	}
 	if _, err := os.Stat(filepath.Join(f.dir, ".pending.json")); err == nil {
 		t.Error("something is pending")
+	}
+	if _, err := os.Stat(filepath.Dir(orphan)); !os.IsNotExist(err) {
+		t.Error("the garbage is still there")
 	}
 }

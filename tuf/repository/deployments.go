@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
+	"strings"
 
 	"github.com/slipway-deploy/slipway/agent/release"
 )
@@ -125,7 +126,7 @@ func deploymentWords(doc, last *release.Deployment) string {
 		s += ", " + string(doc.State)
 	}
 	if len(doc.Waves) > 0 {
-		s += fmt.Sprintf(", %d waves", len(doc.Waves))
+		s += ", waves " + wavesWords(doc.Waves)
 	}
 	if doc.RequestedBy != "" {
 		s += ", requested by " + doc.RequestedBy
@@ -134,6 +135,29 @@ func deploymentWords(doc, last *release.Deployment) string {
 		s += ", ticket " + doc.Ticket
 	}
 	return s
+}
+
+// wavesWords is the rollout in a few words: "canary 5 %, all 100 % after 2h".
+func wavesWords(waves []release.Wave) string {
+	var out []string
+	for _, w := range waves {
+		words := w.Name
+		switch {
+		case w.PercentBP > 0:
+			words += " " + strings.TrimSuffix(strings.TrimRight(fmt.Sprintf("%.2f", float64(w.PercentBP)/100), "0"), ".") + " %"
+		case w.Count > 0:
+			words += " " + counted(w.Count, "host")
+		case len(w.Hosts) > 0:
+			words += " " + counted(len(w.Hosts), "named host")
+		case len(w.Labels) > 0:
+			words += " " + hostWords("with", w.Labels)
+		}
+		if w.StartAfter > 0 {
+			words += " after " + w.StartAfter.String()
+		}
+		out = append(out, words)
+	}
+	return strings.Join(out, ", ")
 }
 
 func versionOf(ref *release.Reference) string {

@@ -145,7 +145,7 @@ func (d *draft) put(role, path string, sum release.Digest, length int64, src sou
 		return err
 	}
 	if !ownsPath(role, path) {
-		return fmt.Errorf("cannot list %s in role %s: it is not the role's to sign", path, role)
+		return refuse("a role signs its own paths", fmt.Sprintf("cannot list %s in role %s: it is not the role's to sign", path, role), "name another app or environment")
 	}
 	raw := sum.Bytes()
 	doc.Targets[path] = &metadata.TargetFiles{Length: length, Hashes: metadata.Hashes{"sha256": raw[:]}}
@@ -155,6 +155,9 @@ func (d *draft) put(role, path string, sum release.Digest, length int64, src sou
 
 // save writes the change's folder. A new one is made under a hidden name and renamed, so that it is listed whole.
 func (d *draft) save(kind, summary string, o Origin) (*Change, error) {
+	if err := d.checkDuties(); err != nil {
+		return nil, err
+	}
 	c := d.into
 	if c == nil {
 		suffix := make([]byte, 2)
@@ -184,6 +187,9 @@ func (d *draft) save(kind, summary string, o Origin) (*Change, error) {
 	if err := durable.MkdirAll(c.dir, 0o755); err != nil {
 		return nil, err
 	}
+	if err := c.describe(d.r, d.state); err != nil {
+		return nil, err
+	}
 	if err := c.write(); err != nil {
 		return nil, err
 	}
@@ -195,6 +201,13 @@ func (d *draft) save(kind, summary string, o Origin) (*Change, error) {
 		c.dir = final
 	}
 	return c, nil
+}
+
+func (d *draft) checkDuties() error {
+	if t, ok := d.docs[classTargets].(*metadata.TargetsType); ok {
+		return checkDuties(t)
+	}
+	return nil
 }
 
 func (d *draft) writePayload(c *Change, role string, doc any) error {

@@ -21,9 +21,11 @@ type EnvironmentSetOptions struct {
 	Freshness release.Duration
 	// Emergency and Inventory give the environment a role that it has not had; SetRole changes one that is there.
 	Emergency, Inventory []keys.Public
-	NoSpare              string
-	Reason               string
-	Origin               Origin
+	// Apart keeps the requester of a deployment from approving it.
+	Apart   *bool
+	NoSpare string
+	Reason  string
+	Origin  Origin
 }
 
 // SetEnvironment opens one change of an environment's template and of every deployment role made from it. A role that was
@@ -63,9 +65,9 @@ func (s *setting) carryOut() ([]string, error) {
 			return nil, &ConflictError{Role: "environment " + s.env.String(), Change: c.ID}
 		}
 	}
-	s.was = signers{role: "environment " + s.env.String(), keys: t.Keys, threshold: t.Threshold}
+	s.was = signers{role: "environment " + s.env.String(), keys: t.Keys, threshold: t.Threshold, apart: t.Apart}
 	var err error
-	if s.next, s.words, err = s.was.with(RoleOptions{Add: s.o.Add, Remove: s.o.Remove, Threshold: s.o.Threshold}); err != nil {
+	if s.next, s.words, err = s.was.with(RoleOptions{Add: s.o.Add, Remove: s.o.Remove, Threshold: s.o.Threshold, Apart: s.o.Apart}); err != nil {
 		return nil, err
 	}
 	next := s.template(t)
@@ -78,7 +80,7 @@ func (s *setting) carryOut() ([]string, error) {
 	}
 	if len(s.words) == 0 {
 		return nil, refuse("a change changes something", "cannot set environment "+s.env.String()+": nothing would change",
-			"name --add-key, --remove-key, --threshold, --expires, --freshness, --emergency-key or --inventory-key with another value")
+			"name --add-key, --remove-key, --threshold, --requester-apart, --expires, --freshness, --emergency-key or --inventory-key with another value")
 	}
 	s.d.additions().Environments[s.env] = next
 	s.d.policy.merge(s.d.add)
@@ -87,8 +89,8 @@ func (s *setting) carryOut() ([]string, error) {
 
 func (s *setting) template(t *Template) *Template {
 	next := *t
-	next.Keys, next.Threshold = s.next.keys, s.next.threshold
-	if !sameSigners(s.was, s.next) {
+	next.Keys, next.Threshold, next.Apart = s.next.keys, s.next.threshold, s.next.apart
+	if !sameKeys(s.was, s.next) {
 		next.NoSpare = ""
 		if next.Threshold == len(next.Keys) && next.Threshold > 1 {
 			next.NoSpare = s.o.NoSpare
@@ -122,7 +124,7 @@ func (s *setting) roles() ([]signers, error) {
 			}
 		}
 	}
-	if !sameSigners(s.was, s.next) {
+	if !sameKeys(s.was, s.next) {
 		judge(s.next)
 	}
 	for _, name := range names {
@@ -164,6 +166,9 @@ func (s *setting) follow(now signers) signers {
 		if _, ok := next.find(k); !ok {
 			next.keys = append(next.keys, k)
 		}
+	}
+	if s.o.Apart != nil {
+		next.apart = *s.o.Apart
 	}
 	if now.threshold == s.was.threshold {
 		next.threshold = s.next.threshold

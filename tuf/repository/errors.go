@@ -18,6 +18,9 @@ func (e *RefusedError) Error() string {
 // Kind is the class of the error for logs and metrics.
 func (e *RefusedError) Kind() string { return "refused" }
 
+// BrokenRule is the rule in a few words. Every error by which this package says no has one.
+func (e *RefusedError) BrokenRule() string { return e.Rule }
+
 func refuse(rule, reason, remedy string) error {
 	return &RefusedError{Rule: rule, Reason: reason, Remedy: remedy}
 }
@@ -33,8 +36,11 @@ func (e *UnsignedError) Error() string {
 	for i, p := range e.Waiting {
 		parts[i] = p.String()
 	}
-	return fmt.Sprintf("cannot publish %s: %s", e.Change, strings.Join(parts, "; "))
+	return fmt.Sprintf("cannot publish %s: %s; have it signed with change sign, and bring the signatures back with change collect", e.Change, strings.Join(parts, "; "))
 }
+
+// BrokenRule is the rule in a few words.
+func (e *UnsignedError) BrokenRule() string { return "thresholds are met" }
 
 // Kind is the class of the error for logs and metrics.
 func (e *UnsignedError) Kind() string { return "unsigned" }
@@ -50,6 +56,9 @@ func (e *StaleError) Error() string {
 		e.Change, e.Base, e.Role, e.Published)
 }
 
+// BrokenRule is the rule in a few words.
+func (e *StaleError) BrokenRule() string { return "a change is made from what is published" }
+
 // Kind is the class of the error for logs and metrics.
 func (e *StaleError) Kind() string { return "stale" }
 
@@ -59,6 +68,9 @@ type ConflictError struct{ Role, Change string }
 func (e *ConflictError) Error() string {
 	return fmt.Sprintf("cannot make another change to %s: change %s is open; publish it, abandon it, or add to it with --change %s", e.Role, e.Change, e.Change)
 }
+
+// BrokenRule is the rule in a few words.
+func (e *ConflictError) BrokenRule() string { return "a role is in one open change" }
 
 // Kind is the class of the error for logs and metrics.
 func (e *ConflictError) Kind() string { return "conflict" }
@@ -70,6 +82,9 @@ func (e *UnknownRoleError) Error() string {
 	return "cannot find role " + e.Role + ": add its app and its environment first"
 }
 
+// BrokenRule is the rule in a few words.
+func (e *UnknownRoleError) BrokenRule() string { return "a role is delegated before it signs" }
+
 // Kind is the class of the error for logs and metrics.
 func (e *UnknownRoleError) Kind() string { return "unknown-role" }
 
@@ -77,8 +92,11 @@ func (e *UnknownRoleError) Kind() string { return "unknown-role" }
 type NotASignerError struct{ Key, Change string }
 
 func (e *NotASignerError) Error() string {
-	return fmt.Sprintf("cannot sign change %s with %s: no role in it is signed by that key", e.Change, e.Key)
+	return fmt.Sprintf("cannot sign change %s with %s: no role in it is signed by that key; change status names those that are missing", e.Change, e.Key)
 }
+
+// BrokenRule is the rule in a few words.
+func (e *NotASignerError) BrokenRule() string { return "only the keys of a role sign it" }
 
 // Kind is the class of the error for logs and metrics.
 func (e *NotASignerError) Kind() string { return "not-a-signer" }

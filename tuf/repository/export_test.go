@@ -54,3 +54,22 @@ func PatternOf(role string) (string, error) { return rolePattern(role) }
 
 // Owns says whether a role may list a path.
 func Owns(role, path string) bool { return ownsPath(role, path) }
+
+// Retell gives a change that was edited by hand the words of what it does now, as somebody does who forges the whole folder.
+func (r *Repository) Retell(id string) error {
+	c, err := r.Change(id)
+	if err != nil {
+		return err
+	}
+	s, err := load(r.metadataDir())
+	if err != nil {
+		return err
+	}
+	if err := c.describe(r, s); err != nil {
+		return err
+	}
+	return c.write()
+}
+
+// CanonicalOf is what the signers of a role sign.
+func CanonicalOf(c *Change, role string) ([]byte, error) { return c.canonicalOf(role) }

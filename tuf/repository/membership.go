@@ -22,6 +22,8 @@ type RoleOptions struct {
 	// Expires is kept in policy.json for every later version. What the role has signed gets it in this change.
 	Expires Period
 	NoSpare string
+	// Apart keeps the requester of a deployment from approving it.
+	Apart *bool
 	// Reason is for the people who sign, and for those who ask years later.
 	Reason string
 	// UseOnline replaces the online keys that policy.json remembers, once the change is published.
@@ -65,6 +67,9 @@ func (d *draft) setRole(role string, o RoleOptions) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	if o.Apart != nil && roleClass(role) != classDeploy {
+		return nil, refuse("deployments have requesters", "cannot keep the requester apart in role "+role, "only roles deploy.ENVIRONMENT.APP have one")
+	}
 	next, words, err := was.with(o)
 	if err != nil {
 		return nil, err
@@ -72,7 +77,7 @@ func (d *draft) setRole(role string, o RoleOptions) ([]string, error) {
 	expires := o.Expires != 0 && d.policy.expiry(role) != o.Expires
 	if len(words) == 0 && !expires {
 		return nil, refuse("a change changes something", "cannot set role "+role+": nothing would change",
-			"name --add-key, --remove-key, --threshold or --expires with another value; for fresh signatures use role renew")
+			"name --add-key, --remove-key, --threshold, --requester-apart or --expires with another value; for fresh signatures use role renew")
 	}
 	if expires {
 		words = append(words, "expires after "+o.Expires.String())
@@ -83,10 +88,12 @@ func (d *draft) setRole(role string, o RoleOptions) ([]string, error) {
 		}
 		d.policy.merge(d.add)
 	}
-	if !sameSigners(was, next) {
+	if !sameKeys(was, next) {
 		if err := checkKeys(role, next.keys, next.threshold, o.NoSpare); err != nil {
 			return nil, err
 		}
+	}
+	if !sameSigners(was, next) {
 		if err := d.checkApart(role, o.Add); err != nil {
 			return nil, err
 		}
@@ -122,8 +129,16 @@ func (s signers) with(o RoleOptions) (signers, []string, error) {
 	if o.Threshold != nil && *o.Threshold != s.threshold {
 		next.threshold = *o.Threshold
 	}
+	if o.Apart != nil && *o.Apart != s.apart {
+		next.apart = *o.Apart
+	}
 	if next.threshold != s.threshold || len(words) > 0 {
 		words = append(words, fmt.Sprintf("%d of %d (was %d of %d)", next.threshold, len(next.keys), s.threshold, len(s.keys)))
+	}
+	if next.apart && !s.apart {
+		words = append(words, "requester and approver must differ")
+	} else if s.apart && !next.apart {
+		words = append(words, "requester and approver may be one")
 	}
 	return next, words, nil
 }
@@ -244,6 +259,7 @@ func (d *draft) appoint(s signers) error {
 		return err
 	}
 	entry.Threshold = s.threshold
+	setApart(entry, s.apart)
 	var used []string
 	for _, e := range targets.Delegations.Roles {
 		used = append(used, e.KeyIDs...)

@@ -91,7 +91,7 @@ func TestAnApproverLeavesAndTheOthersSignAgain(t *testing.T) {
 	if _, err := f.r.Sign(context.Background(), c, f.key("ben")); kindOf(err) != "not-a-signer" {
 		t.Errorf("ben left and signed: %v", err)
 	}
-	if got := f.waiting(c); !strings.Contains(got, deployRole+": 1 of 2, missing 1 of cem") {
+	if got := f.waiting(c); !strings.Contains(got, deployRole+": 1 of 2, missing one of cem") {
 		t.Errorf("waiting for %q", got)
 	}
 	f.sign(c, "dan")
@@ -146,7 +146,7 @@ func TestARootKeyIsReplacedByOldAndNewHolders(t *testing.T) {
 	}
 	c := f.set("root", repository.RoleOptions{Remove: []string{"bob"}, Add: f.public("dora", "erin"), Threshold: of(3), Expires: repository.Period(200 * 24 * time.Hour)})
 	f.sign(c, "dora", "erin", "carol")
-	if got := f.waiting(c); !strings.HasPrefix(got, "root: 1 of 2, missing 1 of alice") {
+	if got := f.waiting(c); !strings.HasPrefix(got, "root: 1 of 2, missing one of alice") {
 		t.Errorf("the old root's threshold does not count: %q", got)
 	}
 	f.sign(c, "bob")
@@ -177,7 +177,7 @@ func TestNewHoldersOfTargetsSignItInTheSameChange(t *testing.T) {
 		t.Fatalf("the change touches %s", got)
 	}
 	f.sign(c, "alice", "bob")
-	if got := f.waiting(c); !strings.HasPrefix(got, "targets: 1 of 2, missing 1 of dora") {
+	if got := f.waiting(c); !strings.HasPrefix(got, "targets: 1 of 2, missing one of dora") {
 		t.Errorf("waiting for %q", got)
 	}
 	f.sign(c, "dora")

@@ -40,7 +40,7 @@ func (r *Repository) AddApp(ctx context.Context, app release.App, o AppOptions) 
 			return "", err
 		}
 		for env, t := range d.policy.Environments {
-			if err := delegate(targets, DeployRole(env, app), t.Keys, t.Threshold); err != nil {
+			if err := t.delegate(targets, DeployRole(env, app)); err != nil {
 				return "", err
 			}
 		}
@@ -78,7 +78,8 @@ func (r *Repository) AddEnvironment(ctx context.Context, env release.Environment
 		}
 		t := o.Template
 		d.additions().Environments[env] = &t
-		return fmt.Sprintf("add environment %s, deployments approved by %d of %d keys", env, o.Threshold, len(o.Keys)), nil
+		words := fmt.Sprintf("add environment %s, deployments approved by %d of %d keys", env, o.Threshold, len(o.Keys))
+		return words + signers{apart: o.Apart}.dutyWords(), nil
 	})
 }
 
@@ -91,7 +92,7 @@ func (d *draft) delegateEnvironment(env release.Environment, o EnvironmentOption
 		return err
 	}
 	for _, app := range apps(targets) {
-		if err := delegate(targets, DeployRole(env, app), o.Keys, o.Threshold); err != nil {
+		if err := o.Template.delegate(targets, DeployRole(env, app)); err != nil {
 			return err
 		}
 	}
@@ -109,6 +110,15 @@ func (d *draft) delegateEnvironment(env release.Environment, o EnvironmentOption
 			return err
 		}
 	}
+	return nil
+}
+
+// delegate adds a deployment role made from the template.
+func (t *Template) delegate(targets *metadata.TargetsType, role string) error {
+	if err := delegate(targets, role, t.Keys, t.Threshold); err != nil {
+		return err
+	}
+	setApart(delegation(targets, role), t.Apart)
 	return nil
 }
 
@@ -154,7 +164,7 @@ func (r *Repository) Renew(ctx context.Context, roles []string, within Period, o
 func (d *draft) renew(role string) error {
 	switch {
 	case role == classSnapshot || role == classTimestamp:
-		return fmt.Errorf("cannot renew %s in a change: run refresh", role)
+		return refuse("the online keys sign freshness", "cannot renew "+role+" in a change", "run refresh")
 	case role == classRoot:
 		for _, c := range d.open {
 			if _, ok := c.Base[classRoot]; ok {

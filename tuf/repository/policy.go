@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"strings"
 
 	"github.com/slipway-deploy/slipway/agent/durable"
 	"github.com/slipway-deploy/slipway/agent/release"
@@ -38,6 +39,8 @@ type Template struct {
 	Threshold int           `json:"threshold"`
 	// NoSpare is why the loss of one key may end the role (threshold = number of keys); empty when there is a spare.
 	NoSpare string `json:"no_spare,omitempty"`
+	// Apart keeps the requester of a deployment from approving it, and the keys of an app from approving its deployments.
+	Apart bool `json:"requester_apart,omitempty"`
 	// Expiry replaces the policy's for this environment's deployment roles; zero means the policy's.
 	Expiry Period `json:"expiry,omitzero"`
 	// Freshness is given to deployments that name none. Zero leaves the timestamp's expiry as the only bound.
@@ -107,6 +110,37 @@ func (p *Policy) expiry(role string) Period {
 		return e
 	}
 	return DefaultPolicy().Expiry[class]
+}
+
+// words are what a change adds to the policy, one line each.
+func (p *Policy) words() []string {
+	if p == nil {
+		return nil
+	}
+	var out []string
+	for _, env := range sortedEnvironments(p.Environments) {
+		t := p.Environments[env]
+		line := fmt.Sprintf("deployment roles of apps to come in %s are %s", env, appointed(signers{keys: t.Keys, threshold: t.Threshold, apart: t.Apart}))
+		if t.Expiry != 0 {
+			line += ", for " + t.Expiry.String()
+		}
+		if t.Freshness != 0 {
+			line += ", freshness " + t.Freshness.String()
+		}
+		if t.Promotion != nil {
+			line += ", releases come from " + t.Promotion.From.String()
+		}
+		out = append(out, harmless(line))
+	}
+	for _, m := range []map[string]Period{p.Expiry, p.RoleExpiry} {
+		for _, name := range sortedKeys(m) {
+			out = append(out, harmless(fmt.Sprintf("signatures of %s last %s", name, m[name])))
+		}
+	}
+	if len(p.OnlineKeys) > 0 {
+		out = append(out, harmless("snapshot and timestamp are signed with "+strings.Join(p.OnlineKeys, ", ")))
+	}
+	return out
 }
 
 // merge takes over what a change adds to the policy. It is idempotent: an interrupted publish repeats it.

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/slipway-deploy/slipway/agent/release"
 )
@@ -77,21 +76,15 @@ func (p *PromotionRecord) note() string {
 
 // Words are the lines that signers read.
 func (p *PromotionRecord) Words() []string {
-	harmless := func(r rune) rune { // a change's folder may have come by mail, and this goes to a terminal
-		if unicode.IsControl(r) {
-			return '?'
-		}
-		return r
-	}
-	out := []string{strings.Map(harmless, p.note())}
+	out := []string{harmless(p.note())}
 	for _, e := range p.Evidence {
 		doc, err := release.ParseEvidence([]byte(e.Document))
 		if err != nil {
-			out = append(out, err.Error())
+			out = append(out, harmless(err.Error()))
 			continue
 		}
-		out = append(out, fmt.Sprintf("host %s says: %s committed since %s, for %s when asked (not signed; sha256 %s)",
-			doc.Host, doc.Release, doc.Committed.Format(time.RFC3339), doc.Soaked(), e.SHA256))
+		out = append(out, harmless(fmt.Sprintf("host %s says: %s committed since %s, for %s when asked (not signed; sha256 %s)",
+			doc.Host, doc.Release, doc.Committed.Format(time.RFC3339), doc.Soaked(), e.SHA256)))
 	}
 	return out
 }
@@ -235,6 +228,9 @@ func (d *draft) deploy(w Wish, rec *PromotionRecord) (string, error) {
 	}
 	doc, err := d.fill(w, last)
 	if err != nil {
+		return "", err
+	}
+	if err := d.knowsRequester(doc); err != nil {
 		return "", err
 	}
 	if rec == nil {

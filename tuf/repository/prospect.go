@@ -59,6 +59,15 @@ func (r *Repository) Prospects(c *Change) ([]*Prospect, error) {
 	if err != nil {
 		return nil, err
 	}
+	return d.prospects(c)
+}
+
+// Prospects are the deployments that the change brings, by its verified base.
+func (v *Review) Prospects() ([]*Prospect, error) {
+	return (&draft{r: v.r, state: v.s, into: v.Change}).prospects(v.Change)
+}
+
+func (d *draft) prospects(c *Change) ([]*Prospect, error) {
 	var out []*Prospect
 	for _, role := range c.Roles() {
 		if roleClass(role) != classDeploy {

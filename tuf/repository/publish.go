@@ -85,7 +85,7 @@ func (r *Repository) Publish(ctx context.Context, o PublishOptions) (*Published,
 		return nil, err
 	}
 	p.describe(out)
-	return out, err
+	return out, errors.Join(err, p.rebase())
 }
 
 // take finishes what was interrupted, then looks at what is published here and at each destination, where payloads may have
@@ -144,13 +144,16 @@ func (r *Repository) ready(s *state, all []*Change, named bool, out *Published) 
 		for _, c := range all {
 			progress, err := r.progress(s, all, c)
 			var unknown *UnknownRoleError
-			if err != nil && (named || !errors.As(err, &unknown)) {
+			var refused *RefusedError
+			if err != nil && (named || !errors.As(err, &unknown) && !errors.As(err, &refused)) {
 				return nil, err
 			}
 			waiting := slices.DeleteFunc(progress, Progress.Done)
 			switch {
-			case err == nil && len(waiting) == 0:
+			case err == nil && len(waiting) == 0 && !c.Empty():
 				done = append(done, c)
+			case named && c.Empty():
+				return nil, refuse("a change changes something", "cannot publish "+c.ID+": nothing is in it yet", "add to it with --change "+c.ID+", or abandon it")
 			case named:
 				return nil, &UnsignedError{Change: c.ID, Waiting: waiting}
 			default:
@@ -212,6 +215,9 @@ func (p *plan) build(ctx context.Context, online []keys.Signer) error {
 	for _, c := range p.changes {
 		if err := p.collectFiles(c); err != nil {
 			return fmt.Errorf("cannot publish %s: %w", c.ID, err)
+		}
+		if err := p.retell(c); err != nil {
+			return err
 		}
 	}
 	return p.signOnline(ctx, online)
@@ -371,7 +377,7 @@ func (p *plan) finish() error {
 		if err := fpArchive.Hit(); err != nil {
 			return err
 		}
-		if err := p.r.archive(c); err != nil {
+		if err := p.archive(c); err != nil {
 			return err
 		}
 	}
@@ -379,12 +385,17 @@ func (p *plan) finish() error {
 }
 
 // archive moves a change among the published ones and drops what metadata/ and targets/ hold from now on.
-func (r *Repository) archive(c *Change) error {
-	to := filepath.Join(r.publishedDir(), c.ID)
+func (p *plan) archive(c *Change) error {
+	to := filepath.Join(p.r.publishedDir(), c.ID)
+	now := p.r.utc()
+	c.Published, c.PublishedAs = &now, p.timestampVersion
+	if err := c.write(); err != nil {
+		return err
+	}
 	if err := durable.Rename(c.dir, to); err != nil {
 		return err
 	}
-	for _, sub := range []string{"payloads", "files"} {
+	for _, sub := range []string{"payloads", "files", baseName} {
 		if err := os.RemoveAll(filepath.Join(to, sub)); err != nil {
 			return fmt.Errorf("cannot tidy up published change: %w", err)
 		}

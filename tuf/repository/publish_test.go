@@ -43,7 +43,7 @@ func TestPartialSignaturesAreNormalAndNeverPublished(t *testing.T) {
 	}
 	_, err := f.tryPublish(c.ID)
 	var un *repository.UnsignedError
-	if !errors.As(err, &un) || !strings.Contains(err.Error(), "deploy.production.billing: 1 of 2, missing 1 of ben") {
+	if !errors.As(err, &un) || !strings.Contains(err.Error(), "deploy.production.billing: 1 of 2, missing one of ben") {
 		t.Errorf("got %v", err)
 	}
 	f.sign(c, "ann", "ann")

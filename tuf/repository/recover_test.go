@@ -401,6 +401,7 @@ func (f *fixture) forge(c *repository.Change, sequence int64) {
 	edited := strings.ReplaceAll(string(text), release.Sum(was).String(), release.Sum(now).String())
 	edited = strings.ReplaceAll(edited, fmt.Sprintf(`"length": %d`, len(was)), fmt.Sprintf(`"length": %d`, len(now)))
 	f.ok(os.WriteFile(payload, []byte(edited), 0o644))
+	f.ok(f.r.Retell(c.ID))
 }
 
 func TestAForgedSequenceIsNotPublished(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/slipway-deploy/slipway/agent/durable"
+	"github.com/slipway-deploy/slipway/agent/release"
 	"github.com/slipway-deploy/slipway/tuf/keys"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 )
@@ -156,8 +157,14 @@ func (r *Repository) PinnedRoot(version int64) ([]byte, error) {
 	return data, nil
 }
 
-func (r *Repository) metadataDir() string  { return filepath.Join(r.dir, "metadata") }
-func (r *Repository) targetsDir() string   { return filepath.Join(r.dir, "targets") }
+func (r *Repository) metadataDir() string { return filepath.Join(r.dir, "metadata") }
+func (r *Repository) targetsDir() string  { return filepath.Join(r.dir, "targets") }
+
+// targetPath is where the published bytes of a target lie.
+func (r *Repository) targetPath(path string, sum release.Digest) string {
+	return filepath.Join(r.targetsDir(), filepath.FromSlash(storedName(path, sum)))
+}
+
 func (r *Repository) changesDir() string   { return filepath.Join(r.dir, "changes") }
 func (r *Repository) publishedDir() string { return filepath.Join(r.changesDir(), publishedName) }
 func (r *Repository) policyPath() string   { return filepath.Join(r.dir, "policy.json") }

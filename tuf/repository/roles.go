@@ -136,6 +136,10 @@ type signers struct {
 	by        string
 	keys      []keys.Public
 	threshold int
+	// apart says that whoever asked for a change of the role may not be among those who sign it.
+	apart bool
+	// requester is who was left out for that in one change.
+	requester string
 }
 
 // find looks the key up by what it is: the id in metadata may differ from the id in the signer's own file.
@@ -211,7 +215,9 @@ func delegatedSigners(t *metadata.TargetsType, role string) (signers, error) {
 	if d == nil {
 		return signers{}, &UnknownRoleError{Role: role}
 	}
-	return collectKeys(role, fmt.Sprintf("targets version %d", t.Version), d.KeyIDs, d.Threshold, t.Delegations.Keys)
+	s, err := collectKeys(role, fmt.Sprintf("targets version %d", t.Version), d.KeyIDs, d.Threshold, t.Delegations.Keys)
+	s.apart = isApart(d)
+	return s, err
 }
 
 // delegate adds role to t with the pattern its name implies. A key that t lists already keeps the id it has there.

@@ -33,7 +33,11 @@ func (p Progress) String() string {
 		names[i] = k.String()
 	}
 	want := "missing"
-	if left := p.Need - len(p.Signed); left < len(p.Missing) {
+	switch left := p.Need - len(p.Signed); {
+	case left >= len(p.Missing):
+	case left == 1:
+		want = "missing one of"
+	default:
 		want = fmt.Sprintf("missing %d of", left)
 	}
 	return s + ", " + want + " " + strings.Join(names, ", ")
@@ -77,6 +81,10 @@ func (r *Repository) authorities(s *state, others []*Change, c *Change, role str
 		}
 	}
 	by, err := delegatedSigners(targets, role)
+	if err != nil {
+		return nil, err
+	}
+	by, err = by.withoutRequester(c, s)
 	return []signers{by}, err
 }
 
@@ -140,9 +148,20 @@ func (s signers) progress(canonical []byte, sigs []signature) Progress {
 	return p
 }
 
-// Sign signs every role of the change that the signer's key may sign, and says which. A key without any role in the change
-// is a *NotASignerError. Signing again replaces the key's earlier signature.
+// Sign reviews a change of this repository from its own first root, signs every role that the signer's key may sign, and says
+// which. A key without any role in the change is a *NotASignerError. Signing again replaces the key's earlier signature.
 func (r *Repository) Sign(ctx context.Context, c *Change, by keys.Signer) ([]string, error) {
+	v, err := r.Review(ctx, c, ReviewOptions{})
+	if err != nil {
+		return nil, err
+	}
+	defer v.Close()
+	return v.Sign(ctx, by)
+}
+
+// Review is ReviewFolder for an open change of this repository, for whoever made it on this machine. Without a root of their
+// own it is verified from the repository's first one: then what is signed follows from what is published here.
+func (r *Repository) Review(ctx context.Context, c *Change, o ReviewOptions) (*Review, error) {
 	s, err := load(r.metadataDir())
 	if err != nil {
 		return nil, err
@@ -150,33 +169,17 @@ func (r *Repository) Sign(ctx context.Context, c *Change, by keys.Signer) ([]str
 	if err := r.fresh(s, c); err != nil {
 		return nil, err
 	}
-	var signed []string
-	for _, role := range c.Roles() {
-		authorities, err := r.authorities(s, nil, c, role)
-		if err != nil {
-			return signed, err
-		}
-		key, ok := authorized(authorities, by.Public())
-		if !ok {
-			continue
-		}
-		canonical, err := c.canonicalOf(role)
-		if err != nil {
-			return signed, err
-		}
-		sig, err := keys.Sign(ctx, by, canonical)
-		if err != nil {
-			return signed, err
-		}
-		if err := c.writeSignature(role, key, canonical, sig); err != nil {
-			return signed, err
-		}
-		signed = append(signed, role)
+	if o.Now == nil {
+		o.Now = r.now
 	}
-	if len(signed) == 0 {
-		return nil, &NotASignerError{Key: by.Public().String(), Change: c.ID}
+	if o.First = !s.published(); o.First {
+		o.Root = nil
+	} else if o.Root == nil {
+		if o.Root, err = r.PinnedRoot(1); err != nil {
+			return nil, err
+		}
 	}
-	return signed, nil
+	return ReviewFolder(ctx, c.dir, o)
 }
 
 func authorized(list []signers, p keys.Public) (keys.Public, bool) {

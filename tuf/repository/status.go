@@ -29,6 +29,8 @@ type ChangeStatus struct {
 	Summary  string     `json:"summary"`
 	Created  time.Time  `json:"created"`
 	Progress []Progress `json:"progress,omitempty"`
+	// Empty says that nothing was added to it yet.
+	Empty bool `json:"empty,omitempty"`
 	// Problem is why the change cannot be published as it is, such as a base that has moved.
 	Problem string `json:"problem,omitempty"`
 }
@@ -85,7 +87,7 @@ func (r *Repository) Status(ctx context.Context, to ...Destination) (*Status, er
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		cs := ChangeStatus{ID: c.ID, Summary: c.Summary, Created: c.Created}
+		cs := ChangeStatus{ID: c.ID, Summary: c.Summary, Created: c.Created, Empty: c.Empty()}
 		if err := r.fresh(s, c); err != nil {
 			cs.Problem = err.Error()
 		} else if cs.Progress, err = r.progress(s, open, c); err != nil {

@@ -37,6 +37,14 @@ func (p *plan) checkStructure() error {
 	if !p.root.ConsistentSnapshot {
 		return refuse("snapshots are consistent", "cannot publish a root without consistent snapshots", handmade)
 	}
+	if err := understood("root", p.root.UnrecognizedFields); err != nil {
+		return err
+	}
+	for name, entry := range p.root.Roles {
+		if err := understood("role "+name+" in root", entry.UnrecognizedFields); err != nil {
+			return err
+		}
+	}
 	if !p.root.Expires.After(now) {
 		return refuse("what is published has not expired", fmt.Sprintf("cannot publish root: it expired %s", p.root.Expires), "renew root")
 	}
@@ -52,9 +60,15 @@ func (p *plan) checkStructure() error {
 		if err := p.checkLifetime(role, t.Expires); err != nil {
 			return err
 		}
+		if err := understood(role, t.UnrecognizedFields); err != nil {
+			return err
+		}
 		for path, f := range t.Targets {
 			if f == nil || !ownsPath(role, path) {
 				return refuse("a role signs its own paths", fmt.Sprintf("cannot publish %s: it lists %s", role, path), handmade)
+			}
+			if f.Custom != nil || len(f.UnrecognizedFields) > 0 {
+				return refuse("what is signed is understood", fmt.Sprintf("cannot publish %s: %s carries more than its hash and its length", role, path), "leave it out")
 			}
 			if _, ok := f.Hashes["sha256"]; !ok || len(f.Hashes) != 1 || len(f.Hashes["sha256"]) != 32 || f.Length < 0 {
 				return refuse("a target has one sha256", fmt.Sprintf("cannot publish %s: %s must have exactly one hash, of sha256", role, path), handmade)
@@ -75,11 +89,22 @@ const clockSkew = time.Hour
 
 // checkLifetime holds a signature against the policy: one that lasts for longer cannot be called back by letting it expire.
 func (p *plan) checkLifetime(role string, expires time.Time) error {
+	if p.policy == nil {
+		return nil // a signer has none
+	}
 	allowed := p.policy.expiry(role)
 	if latest := p.r.utc().Add(allowed.Std() + clockSkew); expires.After(latest) {
 		return refuse("signatures last as long as the policy says",
 			fmt.Sprintf("cannot publish %s: it expires %s, and policy.json gives it %s", role, expires.Format(time.RFC3339), allowed),
 			"make the change again, or raise the expiry in policy.json")
+	}
+	return nil
+}
+
+// understood refuses members of signed metadata that no reader of ours knows: signers would not be told of them.
+func understood(what string, unknown map[string]any) error {
+	for _, name := range sortedKeys(unknown) {
+		return refuse("what is signed is understood", fmt.Sprintf("cannot publish %s: it has a member %q that nothing here reads", what, harmless(name)), "leave it out")
 	}
 	return nil
 }
@@ -90,6 +115,9 @@ func (p *plan) checkDelegations(t *metadata.TargetsType) error {
 	}
 	if t.Delegations.SuccinctRoles != nil {
 		return refuse("delegations are named", "cannot publish targets: it has succinct roles", handmade)
+	}
+	if err := checkDuties(t); err != nil {
+		return err
 	}
 	seen := map[string]bool{}
 	for _, d := range t.Delegations.Roles {
@@ -143,7 +171,9 @@ func (p *plan) checkDelegate(t *metadata.TargetsType, role string) error {
 	return nil
 }
 
-func sameSigners(a, b signers) bool {
+func sameSigners(a, b signers) bool { return sameKeys(a, b) && a.apart == b.apart }
+
+func sameKeys(a, b signers) bool {
 	if a.threshold != b.threshold || len(a.keys) != len(b.keys) {
 		return false
 	}
@@ -226,7 +256,7 @@ func (p *plan) collectDocument(c *Change, role string, f release.File) error {
 	}
 	doc, err := release.ParseInventory(raw)
 	if err == nil && InventoryRole(doc.Environment) != role {
-		err = fmt.Errorf("cannot publish %s: it is for environment %s", f.Path, doc.Environment)
+		err = misplaced(f.Path, "it is for environment "+doc.Environment.String())
 	}
 	return err
 }
@@ -256,17 +286,21 @@ func (p *plan) collectRelease(c *Change, f release.File, raw []byte) error {
 		return err
 	}
 	if release.ReleasePath(doc.App, doc.Version) != f.Path {
-		return fmt.Errorf("cannot publish %s: it is release %s %s", f.Path, doc.App, doc.Version)
+		return misplaced(f.Path, fmt.Sprintf("it is release %s %s", doc.App, doc.Version))
 	}
 	for _, pin := range pinned(doc) {
 		if filepath.ToSlash(filepath.Clean(pin.Path)) != pin.Path || !filepath.IsLocal(pin.Path) {
-			return fmt.Errorf("cannot publish %s: it pins %q", f.Path, pin.Path)
+			return misplaced(f.Path, fmt.Sprintf("it pins %q", pin.Path))
 		}
 		if _, err := p.collect(c, pin); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func misplaced(where, what string) error {
+	return refuse("a document is for where it is listed", fmt.Sprintf("cannot publish %s: %s", where, what), handmade)
 }
 
 // checkDeployment holds a new deployment against the one in force and against the releases there are.
@@ -276,7 +310,7 @@ func (p *plan) checkDeployment(f release.File, raw []byte) error {
 		return err
 	}
 	if release.DeploymentPath(doc.Environment, doc.App) != f.Path {
-		return fmt.Errorf("cannot publish %s: it is for %s in %s", f.Path, doc.App, doc.Environment)
+		return misplaced(f.Path, fmt.Sprintf("it is for %s in %s", doc.App, doc.Environment))
 	}
 	d := &draft{r: p.r, state: p.before}
 	last, err := d.lastDeployment(doc.Environment, doc.App)
@@ -313,7 +347,7 @@ func (p *plan) checkEmergency(role string, raw []byte) error {
 		return err
 	}
 	if EmergencyRole(doc.Environment) != role {
-		return fmt.Errorf("cannot publish %s: it is for environment %s", role, doc.Environment)
+		return misplaced(role, "it is for environment "+doc.Environment.String())
 	}
 	d := &draft{r: p.r, state: p.before}
 	last, err := d.lastEmergency(doc.Environment)
