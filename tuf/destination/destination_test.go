@@ -51,7 +51,17 @@ func content(t *testing.T, d repository.Destination, name string) string {
 
 // TestEveryKindOfDestinationKeepsTheSamePromises is the contract.
 func TestEveryKindOfDestinationKeepsTheSamePromises(t *testing.T) {
-	store := s3.Start(t)
+	store, second := s3.Start(t), s3.StartFake(t)
+	bucketOf := func(s *s3.Server) func(t *testing.T) repository.Destination {
+		return func(t *testing.T) repository.Destination {
+			ref, _ := s.Bucket(t)
+			d, err := destination.OpenS3(ref)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return d
+		}
+	}
 	for kind, open := range map[string]func(*testing.T) repository.Destination{
 		"directory": func(t *testing.T) repository.Destination {
 			d, err := destination.OpenDir(filepath.Join(t.TempDir(), "www"))
@@ -60,14 +70,8 @@ func TestEveryKindOfDestinationKeepsTheSamePromises(t *testing.T) {
 			}
 			return d
 		},
-		"bucket": func(t *testing.T) repository.Destination {
-			ref, _ := store.Bucket(t)
-			d, err := destination.OpenS3(ref)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return d
-		},
+		"bucket of versitygw": bucketOf(store),
+		"bucket of gofakes3":  bucketOf(second),
 	} {
 		t.Run(kind, func(t *testing.T) {
 			for name, promise := range promises {
@@ -162,7 +166,7 @@ var promises = map[string]func(*testing.T, repository.Destination){
 			t.Errorf("got %q", got)
 		}
 		if u, ok := d.(interface{ Unguarded() bool }); ok && u.Unguarded() {
-			t.Error("versitygw compares, and is said not to")
+			t.Error("the store compares, and is said not to")
 		}
 	},
 	"of many swaps at once one wins": func(t *testing.T, d repository.Destination) {
@@ -189,14 +193,37 @@ var promises = map[string]func(*testing.T, repository.Destination){
 	},
 }
 
-func TestABucketSaysHowItsFilesAreServed(t *testing.T) {
-	store := s3.Start(t)
-	ref, bucket := store.Bucket(t)
+func TestAStoreWithoutConditionalWritesIsFoundOut(t *testing.T) {
+	ref, _ := s3.StartFake(t).Heedless(t).Bucket(t)
 	d, err := destination.OpenS3(ref)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d.String() != "s3://"+bucket+"/deploy" {
+	for _, step := range []struct {
+		old, next string
+		want      bool
+	}{{"", "one", true}, {"one", "two", true}, {"one", "three", false}, {"two", "four", true}} {
+		var old []byte
+		if step.old != "" {
+			old = []byte(step.old)
+		}
+		if did, err := d.Swap(context.Background(), "metadata/timestamp.json", old, []byte(step.next)); err != nil || did != step.want {
+			t.Errorf("%q → %q: %v, %v", step.old, step.next, did, err)
+		}
+	}
+	if got := content(t, d, "metadata/timestamp.json"); got != "four" || !d.Unguarded() {
+		t.Errorf("got %q, unguarded %v", got, d.Unguarded())
+	}
+}
+
+func TestABucketSaysHowItsFilesAreServed(t *testing.T) {
+	store := s3.Start(t)
+	ref, _ := store.Bucket(t)
+	d, err := destination.OpenS3(ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d.String() != ref {
 		t.Errorf("it is called %s", d)
 	}
 	files := map[string][2]string{

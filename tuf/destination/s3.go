@@ -19,6 +19,7 @@ import (
 type S3 struct {
 	client         *minio.Client
 	bucket, prefix string
+	endpoint       string // "" is Amazon's
 	unguarded      atomic.Bool
 }
 
@@ -31,8 +32,13 @@ const (
 // noObjectHasThisTag is an entity tag of no bytes that a publisher writes.
 const noObjectHasThisTag = "00000000000000000000000000000000"
 
+// String is a reference to the same place, without what only says how to reach it.
 func (s *S3) String() string {
-	return strings.TrimSuffix("s3://"+s.bucket+"/"+s.prefix, "/")
+	ref := strings.TrimSuffix("s3://"+s.bucket+"/"+s.prefix, "/")
+	if s.endpoint != "" {
+		ref += "?endpoint=" + s.endpoint
+	}
+	return ref
 }
 
 // Unguarded says that the store was seen to ignore conditions: there, Swap only looks before it writes, and two publishers at

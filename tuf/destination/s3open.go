@@ -19,6 +19,7 @@ import (
 type place struct {
 	bucket, prefix, region string
 	endpoint               *url.URL
+	amazon                 bool // nobody named another endpoint
 	style                  minio.BucketLookupType
 	instance               bool
 }
@@ -38,7 +39,11 @@ func OpenS3(ref string) (*S3, error) {
 		return nil, fmt.Errorf("cannot use destination %s: %w", redacted(ref), err)
 	}
 	c.SetAppInfo("slipway-repo", "1")
-	return &S3{client: c, bucket: p.bucket, prefix: p.prefix}, nil
+	s := &S3{client: c, bucket: p.bucket, prefix: p.prefix}
+	if !p.amazon {
+		s.endpoint = p.endpoint.Scheme + "://" + p.endpoint.Host
+	}
+	return s, nil
 }
 
 // redacted keeps what somebody has put into the reference by mistake out of messages.
@@ -88,8 +93,7 @@ func parse(ref string) (*place, error) {
 }
 
 func (p *place) reach(endpoint string, unsafe bool) (err error) {
-	amazon := endpoint == ""
-	if amazon {
+	if p.amazon = endpoint == ""; p.amazon {
 		endpoint = "https://s3.amazonaws.com"
 	} else if p.region == "" {
 		p.region = "us-east-1" // what stores of one region answer to

@@ -172,6 +172,11 @@ func TestAPublishThatMayHaveGoneThroughIsFinishedBeforeAnythingElse(t *testing.T
 	if _, err = f.publishTo(broken{d}); err == nil || !strings.Contains(err.Error(), "run it again to finish it") {
 		t.Fatalf("got %v", err)
 	}
+	found, err := f.r.Diagnose(context.Background(), repository.DiagnoseOptions{})
+	f.ok(err)
+	if len(found) != 1 || found[0].Kind != "interrupted" || !strings.Contains(found[0].Remedy[0], d.String()) {
+		t.Errorf("diagnosed %+v", found)
+	}
 	if _, err := f.r.Abandon(context.Background(), c.ID); kindOf(err) != "refused" {
 		t.Errorf("abandoned: %v", err)
 	}

@@ -88,6 +88,15 @@ func (g *diagnosis) has(kind string) bool {
 
 // interrupted finds open changes that are visible already: a publisher died half way.
 func (g *diagnosis) interrupted(context.Context) error {
+	begun, err := g.d.r.pending()
+	if err != nil {
+		return err
+	}
+	if begun != nil {
+		g.found(Finding{Kind: "interrupted", Urgent: true,
+			What:  "a publish to " + begun.Destination + " was interrupted; whether it got through is known only there",
+			Hosts: "have the old state or the new", Remedy: []string{"slipway-repo publish --to '" + begun.Destination + "'"}})
+	}
 	p := &plan{r: g.d.r, before: g.d.state}
 	for _, c := range g.d.open {
 		for _, role := range c.Roles() {
