@@ -263,7 +263,10 @@ func (a *App) Good(id release.ID) (Good, bool) {
 	return Good{}, false
 }
 
-// MarkGood records that id passed its trial, as the newest.
+const goodMax = 256
+
+// MarkGood records that id passed its trial, as the newest, and keeps the newest 256: releases that passed before them are long
+// pruned, and a file that only grows would one day be taken for a damaged one.
 func (a *App) MarkGood(g Good) {
 	kept := a.KnownGood[:0:0]
 	for _, k := range a.KnownGood {
@@ -272,6 +275,9 @@ func (a *App) MarkGood(g Good) {
 		}
 	}
 	a.KnownGood = append(kept, g)
+	if n := len(a.KnownGood) - goodMax; n > 0 {
+		a.KnownGood = slices.Clone(a.KnownGood[n:])
+	}
 }
 
 // Quarantined returns the quarantine that binds digest under a deployment's sequence and rollout: an entry of an older sequence

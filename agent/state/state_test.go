@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -281,6 +282,23 @@ func TestHistoryQuarantineAndRetriesAreBounded(t *testing.T) {
 	st.ClearRetry(newest.Digest)
 	if _, ok := st.RetryOf(newest.Digest); ok {
 		t.Error("it is still there")
+	}
+}
+
+// Years of releases must not make the file one that is too large to be read.
+func TestWhatIsKnownGoodIsBounded(t *testing.T) {
+	d := open(t)
+	tx := lock(t, d)
+	for i := range 20_000 {
+		v, digest := id(fmt.Sprintf("1.0.%d", i))
+		tx.State.MarkGood(state.Good{ID: v, Digest: digest, Since: noon})
+	}
+	must(t, tx.Save())
+	st, err := d.Read(billing)
+	must(t, err)
+	newest, _ := id("1.0.19999")
+	if n := len(st.KnownGood); n > 256 || st.KnownGood[n-1].ID != newest {
+		t.Errorf("%d releases, the newest %+v", n, st.KnownGood[n-1])
 	}
 }
 

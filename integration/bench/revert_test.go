@@ -89,7 +89,7 @@ func measureRevert(b *testing.B, w *world, payload string) {
 		h := w.newHost(b, s.app, "1s")
 		h.start(w)
 		h.await("1.0.0 is committed", func(e event) bool { return e.Fields["result"] == "committed" })
-		s.publish(b, w, "2.0.0", "unhealthy-after=1s")
+		s.publish(b, w, "2.0.0", "unhealthy-after=300ms") // well before it could be committed
 		verdict := h.await("2.0.0 is unhealthy", func(e event) bool { return e.Phase == "reverting" })
 		until(b, "1.0.0 serves again", 30*time.Second, time.Millisecond, func() (bool, error) { return s.answers() == "1.0.0", nil })
 		took := time.Since(verdict.Time)
