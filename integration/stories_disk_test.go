@@ -65,6 +65,14 @@ func TestARevertWorksOnADiskThatFilledUpDuringTheTrial(t *testing.T) {
 	h.freeDisk()
 	s.ship("harbor", "1.2.0", s.harborTree("1.2.0", "ok"), deployment{})
 	h.waitCommitted("harbor", "1.2.0")
+
+	// What fills the disk after its trial is taken back by its signers.
+	h.fillDisk(0)
+	s.deploy("harbor", "1.2.0", deployment{flags: []string{"--state", "revert", "--fallback", "1.0.0"}})
+	h.waitOutcome("harbor", api.ResultReverted, "1.2.0", "1.0.0")
+	h.harborAnswers("1.0.0")
+	h.JournalInOrder(t, 5*time.Second, lab.Filter{After: mark}, `harbor 1\.2\.0 is committed`, `reverting harbor from 1\.2\.0 to 1\.0\.0`, `harbor is back on 1\.0\.0`)
+	h.freeDisk()
 }
 
 // fillDisk leaves so many MiB of the host's disk, or not one byte.

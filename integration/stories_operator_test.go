@@ -51,8 +51,20 @@ func TestAnOperatorHoldsResumesAndRevertsAndAReplayDoesNothing(t *testing.T) {
 	h.waitCommitted("harbor", "1.1.0")
 	h.Run(t, "slipway", "revert", "harbor", "--reason", "by hand")
 	h.waitReverted("harbor", "1.1.0", "1.0.0")
+
+	// Also while the release hangs in its start, long before its deadline.
+	hangs := replaceIn("units/harbor.service", "DynamicUser=yes", "DynamicUser=yes\nType=notify\nTimeoutStartSec=infinity")
+	s.ship("harbor", "1.2.0", s.harborTree("1.2.0", "deaf", hangs), deployment{deadline: "10m"})
+	h.waitApp("harbor", "1.2.0 is starting", func(a api.AppStatus) bool { return a.Version == "1.2.0" && a.Phase == "activating" })
+	h.Run(t, "slipway", "revert", "harbor", "--reason", "it hangs")
+	a = h.waitReverted("harbor", "1.2.0", "1.0.0")
+	if q := quarantined(a, "1.2.0"); q.Cause != "operator" {
+		t.Errorf("quarantined as %s: %s", q.Cause, q.Reason)
+	}
+	h.harborAnswers("1.0.0")
 	h.JournalInOrder(t, 5*time.Second, daemonLog, `held|hold of harbor`, `resume`, `harbor 1\.1\.0 is committed`, `reverting harbor from 1\.1\.0 to 1\.0\.0-.*it is slow`,
-		`harbor is back on 1\.0\.0-`, `retry`, `harbor 1\.1\.0 is committed`, `reverting harbor from 1\.1\.0 to 1\.0\.0-.*by hand`, `harbor is back on 1\.0\.0-`)
+		`harbor is back on 1\.0\.0-`, `retry`, `harbor 1\.1\.0 is committed`, `reverting harbor from 1\.1\.0 to 1\.0\.0-.*by hand`, `harbor is back on 1\.0\.0-`,
+		`activating harbor 1\.2\.0`, `reverting harbor from 1\.2\.0 to 1\.0\.0-.*it hangs`, `harbor is back on 1\.0\.0-`)
 }
 
 // Story 21.
