@@ -21,6 +21,7 @@ import (
 //	> TEXT               the output has this line, after the one expected before; … stands for anything
 //	! TEXT               no line of the output matches
 //	? N                  the last command's exit code; without this line it must have been 0
+//	host NAME DIR        a host looks into a repository, and remembers what it saw; ? 1 says that it believes nothing new
 //	id NAME              remember the change that the last output begins with or tells of, as $NAME
 //	send FILE WHO:PATH   a file or folder travels to another machine, in place of what is there
 //	edit FILE OLD => NEW somebody changes a file in transit; OLD and NEW are regular expression and replacement
@@ -46,7 +47,7 @@ func TestCeremonies(t *testing.T) {
 		t.Fatal("no ceremonies", err)
 	}
 	included := map[string]string{}
-	for _, name := range []string{"founded.inc"} {
+	for _, name := range []string{"founded.inc", "running.inc"} {
 		text, err := os.ReadFile(filepath.Join("testdata", name))
 		if err != nil {
 			t.Fatal(err)
@@ -115,6 +116,9 @@ func (c *ceremony) line(line string) {
 		c.codeSeen = true
 	case "id":
 		c.names[rest] = regexp.MustCompile(`[0-9]{8}-[0-9]{6}-[a-z0-9.-]+-[0-9a-f]{4}`).FindString(c.out)
+	case "host":
+		c.exited()
+		c.look(args[0], args[1])
 	case "write":
 		c.file = rest
 		c.must(os.MkdirAll(filepath.Dir(rest), 0o755))
