@@ -216,9 +216,10 @@ func TestAnOrderTakesTheHostToTheSignedFallbackOnceAndItStaysThere(t *testing.T)
 		w.until("it is back", func() bool { return w.phase(state.Idle)() && w.current() == v12().id })
 		w.until("that is reported", w.reported(2, fleet.Committed))
 		w.settledOn(v12())
-		if q, bad := w.quarantine(v11()); !bad || q.Cause != state.CauseOrdered {
+		if q, bad := w.quarantine(v11()); !bad || q.Cause != state.CauseOrdered || q.RolloutID != "r-2" {
 			t.Errorf("%+v", q)
 		}
+		w.deploy(3, v11(), underHub(v12(), func(d *release.Deployment) { d.RolloutID = "r-2" })) // an amendment is no new rollout
 		w.pass(24 * time.Hour)
 		w.start()
 		w.pass(24 * time.Hour)

@@ -455,7 +455,7 @@ func (m *Machine) startRevert(tx *state.Tx, to retreat) error {
 		return &RefusedError{Rule: "no-fallback", Reason: sentence("%s %s has no intact earlier release to go back to", m.app, cur.Version())}
 	}
 	a := &state.Attempt{
-		ID: newAttemptID(), Sequence: st.Sequence, From: cur, To: cur, Fallback: to.target, Fence: to.fence, Started: m.Clock.Now().UTC(),
+		ID: newAttemptID(), Sequence: st.Sequence, RolloutID: m.rolloutSeen(), From: cur, To: cur, Fallback: to.target, Fence: to.fence, Started: m.Clock.Now().UTC(),
 		BootID: m.Clock.BootID(), Deadline: m.Clock.Boot() + fallbackDeadline, Length: fallbackDeadline, MaxBoots: defaultBoots, Baseline: "none",
 	}
 	if _, digest, err := m.tree.Release(cur); err == nil {
@@ -463,6 +463,14 @@ func (m *Machine) startRevert(tx *state.Tx, to retreat) error {
 	}
 	st.Attempt = a
 	return m.beginRevert(tx, to.target, to.cause, to.reason)
+}
+
+// rolloutSeen is the rollout of the deployment that was read last: what is quarantined now stays so through its amendments.
+func (m *Machine) rolloutSeen() string {
+	if d := m.View().Deployment; d != nil {
+		return d.RolloutID
+	}
+	return ""
 }
 
 // earlier picks the release to go back to from cur: the fallback link if it is usable, else the newest other known good.

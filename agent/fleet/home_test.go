@@ -129,7 +129,9 @@ func TestACertificateThatIsNotForThisHostIsNotTaken(t *testing.T) {
 
 func TestAHostIsEnrolledOnlyByTheAuthorityItsTokenNames(t *testing.T) {
 	a, b := newAuthority(t), newAuthority(t)
-	srv := a.open(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { answer(w, 200, fleet.EnrollAnswer{Fleet: "acme", Environment: production()}) }))
+	srv := a.open(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		answer(w, 200, fleet.EnrollAnswer{Fleet: "acme", Environment: production()})
+	}))
 	enroll := func(pin release.Digest) error {
 		c := client(t, fleet.Options{URLs: []string{srv.URL}, Credentials: fleet.Credentials{Pin: pin}})
 		_, err := c.Enroll(context.Background(), fleet.Enroll{})
