@@ -213,6 +213,9 @@ func (t *tool) signHere(ctx context.Context, r *repository.Repository, c *reposi
 	if o.Root, err = o.Trust.RootFor(c.Dir()); err != nil {
 		return err
 	}
+	if o.Root == nil {
+		o.Trust = nil // a signer who has pinned nothing has nothing to hold what was seen against
+	}
 	v, err := r.Review(ctx, c, o)
 	var foreign *repository.SwappedError
 	if errors.As(err, &foreign) && o.Root != nil {

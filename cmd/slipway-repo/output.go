@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -73,7 +74,13 @@ func (t *tool) fail(err error) int {
 		fmt.Fprintf(t.err, "%s\n", data)
 		return code
 	}
-	fmt.Fprintf(t.err, "slipway-repo: error: %v\n", err)
+	// An error may quote what came by mail.
+	for i, line := range strings.Split(err.Error(), "\n") {
+		if i == 0 {
+			line = "slipway-repo: error: " + line
+		}
+		fmt.Fprintln(t.err, harmless(line))
+	}
 	if rule != "" {
 		fmt.Fprintf(t.err, "slipway-repo: rule: %s\n", rule)
 	}

@@ -36,7 +36,7 @@ func (r *Repository) Amend(ctx context.Context, a Amendment) (*Change, error) {
 		}
 		doc, words := a.to(last)
 		if len(words) == 0 {
-			return "", refuse("a change changes something", fmt.Sprintf("cannot amend %s/%s: it is so already", a.Environment, a.App), "")
+			return "", refuse("a change changes something", fmt.Sprintf("cannot amend %s/%s: it is so already", a.Environment, a.App), "say what shall be other; to roll the same release out again, use deploy new")
 		}
 		doc.Created = d.r.utc()
 		if doc.Sequence, err = following("sequence", last.Sequence); err != nil {
@@ -78,9 +78,7 @@ func (a *Amendment) to(last *release.Deployment) (*release.Deployment, []string)
 	if a.Ticket != "" {
 		doc.Ticket = a.Ticket
 	}
-	if a.Origin.RequestedBy != "" {
-		doc.RequestedBy = a.Origin.RequestedBy
-	}
+	doc.RequestedBy = a.Origin.RequestedBy // whoever asked for the rollout did not ask for this
 	return &doc, words
 }
 

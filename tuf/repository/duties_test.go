@@ -57,6 +57,10 @@ func TestTheRequesterDoesNotApproveWhereTheRoleSaysSo(t *testing.T) {
 	if kindOf(err) != "refused" || !strings.Contains(err.Error(), "--requested-by") {
 		t.Errorf("nobody asked for it: %v", err)
 	}
+	_, err = f.r.Amend(context.Background(), repository.Amendment{App: billing, Environment: production, State: release.StatePaused})
+	if kindOf(err) != "refused" || !strings.Contains(err.Error(), "--requested-by") {
+		t.Errorf("nobody asked to amend it: %v", err)
+	}
 	c := f.asked("Ann")
 	if _, err := f.r.Sign(context.Background(), c, f.key("ann")); kindOf(err) != "refused" || !strings.Contains(err.Error(), "Ann asked for it") {
 		t.Errorf("the requester signs: %v", err)

@@ -230,9 +230,6 @@ func (d *draft) deploy(w Wish, rec *PromotionRecord) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if err := d.knowsRequester(doc); err != nil {
-		return "", err
-	}
 	if rec == nil {
 		if rec, err = d.bypass(w, doc, last); err != nil {
 			return "", err
@@ -258,6 +255,9 @@ func (d *draft) deploy(w Wish, rec *PromotionRecord) (string, error) {
 
 // putDeployment takes a complete document into the change, if judge (may be nil) lets it.
 func (d *draft) putDeployment(doc *release.Deployment, judge func(*Prospect) error) error {
+	if err := d.knowsRequester(doc); err != nil {
+		return err
+	}
 	raw, err := release.Encode(doc)
 	if err != nil {
 		return err

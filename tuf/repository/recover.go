@@ -50,11 +50,7 @@ func (r *Repository) RecoverSequence(ctx context.Context, env release.Environmen
 		if err != nil {
 			return "", err
 		}
-		raw, err := release.Encode(doc)
-		if err != nil {
-			return "", err
-		}
-		if err := d.put(c.role, c.path, release.Sum(raw), int64(len(raw)), source{data: raw}); err != nil {
+		if err := d.putDeployment(doc, nil); err != nil {
 			return "", err
 		}
 		return summary(deploymentWords(doc, last)+", "+words, "", o.Reason), nil
