@@ -57,8 +57,11 @@ type cache struct {
 	graves   []grave
 	// suspect is for groups not met yet: a revision that the store has lost.
 	suspect int64
-	damaged func(key string, err error)
-	now     func() time.Time
+	// wentBack is not zero if a key was seen older than it had been, because the store was put back from an old copy: then it is
+	// a revision above all that can have been lost. newest is the latest change seen, before that at the begin of a reading.
+	wentBack, newest, before int64
+	damaged                  func(key string, err error)
+	now                      func() time.Time
 }
 
 // grave is a deleted key's row, to be forgotten once the watch is past revision at.
@@ -84,7 +87,7 @@ func (c *cache) group(name Group) *group {
 
 // observe takes in one change of the watch. Changes come in order, and none is left out.
 func (c *cache) observe(ch Change) {
-	c.watching = true
+	c.watching, c.before = true, c.newest
 	for _, it := range ch.Items {
 		c.set(it, ch.Revision)
 	}
@@ -101,6 +104,7 @@ func (c *cache) learn(items []Item, revision int64) {
 	if revision < c.watched {
 		return
 	}
+	c.before = c.newest
 	for _, it := range items {
 		c.set(it, revision)
 		if it.Created == 0 && revision > c.watched {
@@ -115,6 +119,7 @@ func (c *cache) set(it Item, revision int64) {
 	if !ok {
 		return
 	}
+	c.newest = max(c.newest, it.Mod)
 	switch {
 	case kind == "halt":
 		place(c, &c.halt, it, revision)
@@ -166,10 +171,18 @@ func put[K comparable, T any](c *cache, t map[K]row[T], name K, it Item, revisio
 	t[name] = r
 }
 
+// lasting says that a key of this kind is never deleted.
+func lasting(k keys, key string) bool {
+	kind, _, _, _ := k.parse(key)
+	return kind == "rollout" || kind == "host" || kind == "tally"
+}
+
 // place updates one row unless it is known to be newer.
 func place[T any](c *cache, r *row[T], it Item, revision int64) {
 	switch {
 	case r.asOf > revision:
+	case it.Mod < r.mod && (it.Created != 0 || lasting(c.keys, it.Key)):
+		c.wentBack = max(c.wentBack, c.before)
 	case it.Created == 0:
 		*r = row[T]{asOf: revision}
 	case r.mod == it.Mod && r.asOf != 0:
@@ -187,6 +200,7 @@ func place[T any](c *cache, r *row[T], it Item, revision int64) {
 // load replaces everything by what a read of the whole prefix showed. Groups stay, with what this process knows of them.
 func (c *cache) load(items []Item, revision int64) {
 	old := c.groups
+	c.before, c.newest = c.newest, 0
 	c.groups, c.graves = map[Group]*group{}, nil
 	c.halt, c.head, c.sweeper, c.hubs = row[haltRecord]{}, row[auditEntry]{}, row[sweeperRecord]{}, map[string]row[hubRecord]{}
 	for name, g := range old {
@@ -197,9 +211,30 @@ func (c *cache) load(items []Item, revision int64) {
 	for _, it := range items {
 		c.set(it, revision)
 	}
-	for _, g := range c.groups {
-		g.whole = revision
+	// A restore that follows the manual moves the revision ahead by Bump: nobody else leaves such a gap.
+	if c.newest > 0 && revision-c.newest > Bump/2 {
+		c.wentBack = max(c.wentBack, c.newest+Bump/2)
 	}
+	for name, g := range c.groups {
+		g.whole = revision
+		if was := old[name]; was != nil && g.olderThan(was) {
+			c.wentBack = max(c.wentBack, c.before)
+		}
+	}
+}
+
+// olderThan compares what is never deleted with what the group was.
+func (g *group) olderThan(was *group) bool {
+	older := g.rollout.mod < was.rollout.mod
+	for host, r := range was.hosts {
+		older = older || g.hosts[host].mod < r.mod
+	}
+	if was.rollout.val != nil {
+		for id, r := range was.tallies[was.rollout.val.ID] {
+			older = older || g.tallies[was.rollout.val.ID][id].mod < r.mod
+		}
+	}
+	return older
 }
 
 // created is the revision that made a hold, zero if it does not exist. Of other keys nobody asks.

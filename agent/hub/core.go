@@ -85,6 +85,7 @@ func (c *core) Load(ctx context.Context) (int64, error) {
 	defer c.mu.Unlock()
 	c.compareWithPast(items)
 	c.cache.load(items, revision)
+	c.heedPast()
 	c.loaded = true
 	return revision, nil
 }
@@ -99,6 +100,7 @@ func (c *core) Observe(ch Change) {
 	c.compareWithPast(ch.Items)
 	c.cache.observe(ch)
 	c.highest = max(c.highest, ch.Revision)
+	c.heedPast()
 }
 
 func (c *core) seen() int64 {
@@ -135,6 +137,7 @@ func (c *core) get(ctx context.Context, names ...string) ([]Item, int64, error) 
 	c.stats.Reads++
 	c.compareWithPast(items)
 	c.cache.learn(items, revision)
+	c.heedPast()
 	return items, revision, nil
 }
 

@@ -23,7 +23,7 @@
 //	finish   if hold and host are as read                                                → delete hold, slots; put host, tally
 //	failure  the same, if rollout is as read                                             → and put rollout, halted at the limit
 //	sweep    if hold, host and rollout are as read, past the deadline                    → put hold as lost, host, tally, rollout
-//	promote  if rollout is as read                                                       → put rollout, audit
+//	promote  if rollout and all its tallies are as read                                  → put rollout, audit
 //	act      if rollout (or halt) and audit-head are as read                             → put it, audit
 //
 // A slot is never freed by time. A host that is silent past its deadline is lost: it counts as failed and goes on using the

@@ -204,11 +204,17 @@ func TestTheAuditLogVerifiesAndShowsAChange(t *testing.T) {
 }
 
 func TestARestoredStoreGrantsNothingUntilReconciled(t *testing.T) {
+	for name, bump := range map[string]int64{"as the manual says": hub.Bump, "by hand": 0} {
+		t.Run(name, func(t *testing.T) { testRestored(t, bump) })
+	}
+}
+
+func testRestored(t *testing.T, bump int64) {
 	b := newBench(t, planOf(deployment(func(d *release.Deployment) { d.Budget.Count = 2 })))
 	b.turn("web-2", fleet.Nowhere)
 	old := b.model.Snapshot()
 	fence := b.granted("web-1")
-	b.model.Restore(old)
+	b.model.Restore(old, bump)
 	_ = b.turn("web-2", fleet.Forward)
 	if _, err := b.core.Load(t.Context()); err != nil {
 		t.Fatal(err)

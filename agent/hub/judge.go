@@ -154,6 +154,9 @@ func (d *draft) promote() {
 		return
 	}
 	if v := d.judge(open); v.passes {
+		for _, id := range sorted(d.g.tallies[d.roll.ID]) {
+			d.need(d.c.keys.tally(d.g.name, d.roll.ID, id), d.g.tallies[d.roll.ID][id].mod)
+		}
 		d.open(next, byHub, fleet.ActPromote, sentence("%d hosts of wave %s run the release in good health", v.good, d.s.waveName(open)))
 	}
 }

@@ -29,8 +29,9 @@ type limits struct {
 	Each  int            `json:"each,omitempty"`
 }
 
-// newLimits works the budget out as rollout.Limit does, for the whole or for each combination of labels. A deployment without
-// a budget takes one host at a time.
+// newLimits works the budget out as rollout.Limit does, for the whole or for each combination of labels. A percentage bounds
+// the whole in any case: the ones that many small combinations are left add up. A deployment without a budget takes one host
+// at a time.
 func newLimits(s *signed) limits {
 	d := s.Deployment
 	l := limits{All: 1, Each: unlimited}
@@ -38,10 +39,14 @@ func newLimits(s *signed) limits {
 	if s.hosts != nil {
 		size = len(s.hosts)
 	}
-	if b := d.Budget; b != nil && len(b.GroupBy) > 0 {
-		l.All, l.By, l.Each, l.Cells = unlimited, b.GroupBy, bound(b, 0), cellLimits(b, s.hosts)
-	} else if b != nil {
+	if b := d.Budget; b != nil {
 		l.All = bound(b, size)
+		if len(b.GroupBy) > 0 {
+			l.By, l.Each, l.Cells = b.GroupBy, bound(b, 0), cellLimits(b, s.hosts)
+		}
+		if len(b.GroupBy) > 0 && b.PercentBP == 0 {
+			l.All = unlimited
+		}
 	}
 	l.Back = max(1, l.All, l.Each)
 	if d.Revert != nil && d.Revert.MaxUnavailable > 0 {

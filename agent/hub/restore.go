@@ -6,9 +6,9 @@ import (
 	"github.com/slipway-deploy/slipway/agent/fleet"
 )
 
-// A store that was put back from an old copy has forgotten grants that hosts act on. Three things show it: an answer with a
-// revision below one this process has seen, a rollout's record that became older, and a host with a fence above all that
-// ended for it that no hold knows, because every fence leaves a trace. From then on the group is "restored" and grants
+// A store that was put back from an old copy has forgotten grants that hosts act on. Four things show it: a revision that
+// jumps by Bump or is below one this process has seen, a key that became older, this hub's own tally that a grant compares,
+// and a host with a fence above all that ended for it that no hold knows, because every fence leaves a trace. From then on the group is "restored" and grants
 // nothing until an operator reconciles, which rebuilds the missing grants from what the hosts say they hold.
 
 // unknownFence deals with a fence the host believes in. It reports true once that has answered the job.
@@ -99,6 +99,15 @@ func (c *core) forgetSuspicion() {
 	c.cache.suspect = 0
 }
 
+// heedPast suspects every group if a key was seen to go back, and reads the store anew. The caller holds the lock.
+func (c *core) heedPast() {
+	if lost := c.cache.wentBack; lost != 0 {
+		c.cache.wentBack, c.loaded = 0, false
+		c.suspectAll(lost)
+		c.Log.Error("the store holds older data than before: it must have been restored from an old copy", "lost", lost)
+	}
+}
+
 // compareWithPast looks for a rollout's record that became older, which only a restored store does. The caller holds the lock.
 func (c *core) compareWithPast(items []Item) {
 	for _, it := range items {
@@ -110,7 +119,7 @@ func (c *core) compareWithPast(items []Item) {
 		var next rolloutRecord
 		old := g.rollout.val
 		if err := json.Unmarshal(it.Value, &next); err == nil && (next.Sequence < old.Sequence || next.Epoch < old.Epoch || next.News < old.News) {
-			c.suspectAll(c.highest)
+			c.cache.wentBack = max(c.cache.wentBack, c.cache.newest)
 		}
 	}
 }

@@ -62,7 +62,7 @@ func (c *checker) clear() {
 
 // advance takes in every revision since the last time.
 func (c *checker) advance() {
-	changes, kept := c.w.model.Since("", c.revision)
+	changes, kept := c.w.store.since(c.revision)
 	if !kept {
 		return
 	}
@@ -90,10 +90,10 @@ func (c *checker) reset() {
 // restoring notes who is acting under a grant that the old copy does not know.
 func (c *checker) restoring(old storetest.Snapshot) {
 	known := map[string]int64{}
-	for _, it := range old.Items(hub.Prefix("sim") + "hold/") {
+	for _, it := range old.Items(hub.Prefix(c.w.fleet) + "hold/") {
 		var r hub.HoldRecord
 		_ = json.Unmarshal(it.Value, &r)
-		_, _, rest, _ := hub.ParseKey("sim", it.Key)
+		_, _, rest, _ := hub.ParseKey(c.w.fleet, it.Key)
 		known[rest[0]] = hub.Fence(&r, it)
 	}
 	for host, h := range c.holds {
@@ -117,7 +117,7 @@ func decode[T any](it hub.Item) *T {
 
 // set puts one item into the checker's picture and returns its kind.
 func (c *checker) set(it hub.Item) (kind string, rest []string) {
-	kind, _, rest, ok := hub.ParseKey("sim", it.Key)
+	kind, _, rest, ok := hub.ParseKey(c.w.fleet, it.Key)
 	if !ok {
 		return "", nil
 	}
@@ -157,7 +157,7 @@ func (c *checker) take(ch hub.Change) {
 	var wrote, acts []hub.Item
 	newSlots := map[string]int{}
 	for _, it := range ch.Items {
-		kind, _, rest, _ := hub.ParseKey("sim", it.Key)
+		kind, _, rest, _ := hub.ParseKey(c.w.fleet, it.Key)
 		if kind == "hold" {
 			if old, ok := c.holds[rest[0]]; ok {
 				before.holds[rest[0]] = old
@@ -174,7 +174,7 @@ func (c *checker) take(ch hub.Change) {
 	}
 	c.chain(acts)
 	for _, it := range wrote {
-		kind, _, rest, _ := hub.ParseKey("sim", it.Key)
+		kind, _, rest, _ := hub.ParseKey(c.w.fleet, it.Key)
 		switch kind {
 		case "hold":
 			c.heldBy(rest[0], &before, len(acts) > 0)
@@ -289,10 +289,10 @@ func (c *checker) promotedByHand() bool { return c.audit != nil && c.audit.By ==
 
 // proven checks that the wave a hub judged has a host that runs the release in good health.
 func (c *checker) proven(now *hub.RolloutRecord) {
-	for host, h := range c.hosts {
-		if h != nil && host == c.w.inventory[0].ID && h.Runs != nil && h.Runs.Digest == now.Digest && h.Runs.Healthy {
-			return
-		}
+	// What a host told may have been overtaken by an older message; how its update ended may not.
+	h := c.hosts[c.w.inventory[0].ID]
+	if h != nil && (h.Runs != nil && h.Runs.Digest == now.Digest && h.Runs.Healthy || h.Last != nil && h.Last.Rollout == now.ID && h.Last.Result == fleet.Committed) {
+		return
 	}
 	c.w.fail("7: wave rest opened although nobody of wave canary runs %s in good health", now.Version)
 }

@@ -57,7 +57,7 @@ func (h *simHub) Saw(revision int64) { h.highest = revision }
 
 func (w *world) newHub(n int) *simHub {
 	h := &simHub{w: w, id: fmt.Sprint("hub-", n), offset: w.between(-2*time.Second, 2*time.Second), plan: w.published}
-	h.direct = w.model.Client(h.id)
+	h.direct = w.store.client(h.id)
 	h.start()
 	return h
 }
@@ -66,7 +66,7 @@ func (w *world) newHub(n int) *simHub {
 func (h *simHub) start() {
 	h.alive, h.inbox, h.serving, h.tasks = true, nil, false, nil
 	h.life++
-	h.core = hub.NewCore(hub.Config{Fleet: "sim", ID: h.id, Store: &simStore{h.w, h}, Plans: h, Clock: h, Witness: h})
+	h.core = hub.NewCore(hub.Config{Fleet: h.w.fleet, ID: h.id, Store: &simStore{h.w, h}, Plans: h, Clock: h, Witness: h})
 	h.do(h.follow)
 	h.do(h.tend)
 }
@@ -93,7 +93,7 @@ func (h *simHub) crash() {
 	life := h.life
 	h.w.after(15*time.Second, func() {
 		if !h.alive || h.life > life {
-			h.w.model.Expire(h.id)
+			h.w.store.expire(h.id)
 			h.w.check.advance()
 		}
 	})
@@ -118,7 +118,7 @@ func (h *simHub) follow() {
 			if h.w.storeDown || h.noStore {
 				continue
 			}
-			changes, kept := h.w.model.Since(hub.Prefix("sim"), h.watched)
+			changes, kept := h.w.store.since(h.watched)
 			if !kept || !h.core.Ready() {
 				break
 			}

@@ -16,8 +16,9 @@ import (
 
 // scenario is what one seed draws: a fleet, a plan, how bad releases and the weather are.
 type scenario struct {
-	model     *storetest.Model
-	direct    hub.Store
+	store     backend
+	model     *storetest.Model // nil on a real etcd
+	fleet     string
 	hosts     []*simHost
 	hubs      []*simHub
 	check     *checker
@@ -52,16 +53,19 @@ func (w *world) fail(format string, args ...any) {
 func pick[T any](w *world, list ...T) T { return list[w.rng.IntN(len(list))] }
 
 // draw makes the scenario of the world's seed.
-func (w *world) draw() {
-	w.scenario = &scenario{model: storetest.NewModel(), fates: map[release.Digest]fate{}, schedules: map[*release.Deployment]*rollout.Schedule{}, version: 7,
+func (w *world) draw(on func() (backend, string)) {
+	w.scenario = &scenario{fates: map[release.Digest]fate{}, schedules: map[*release.Deployment]*rollout.Schedule{}, version: 7,
 		loss: pick(w, 0, 0.02, 0.1, 0.25), storeLoss: pick(w, 0, 0, 0.02, 0.1), lag: pick(w, time.Second, time.Second, 30*time.Second)}
-	w.direct = w.model.Client("world")
 	n := 2 + w.rng.IntN(6)
 	for i := range n {
 		w.inventory = append(w.inventory, release.InventoryHost{ID: fmt.Sprint("web-", i), Labels: map[string]string{"site": pick(w, "ams", "fra")}})
 	}
 	w.fates[ref("2.4.0").SHA256] = fate{}
 	w.published = w.sign(w.newRollout())
+	w.store, w.fleet = on()
+	if m, ok := w.store.(modelBackend); ok {
+		w.model = m.Model
+	}
 	w.check = newChecker(w)
 	for i := range 1 + w.rng.IntN(3) {
 		w.hubs = append(w.hubs, w.newHub(i+1))
@@ -213,7 +217,7 @@ func (w *world) weather() {
 		w.storeDown = true
 		w.after(w.between(time.Second, 90*time.Second), func() { w.storeDown = false })
 	default:
-		if w.rng.IntN(4) == 0 {
+		if w.rng.IntN(4) == 0 && w.model != nil {
 			w.restore()
 		}
 	}
@@ -225,22 +229,24 @@ func (h *simHub) rise() {
 	}
 }
 
-// restore puts an old copy of the store back, as an operator without a better one would: hubs lose their connections.
+// restore puts an old copy of the store back. Most do it as the manual says, which moves the revision ahead; without that, the
+// hubs must be stopped before.
 func (w *world) restore() {
 	old := w.model.Snapshot()
 	after := w.between(time.Second, 2*time.Minute)
+	bump := pick(w, hub.Bump, hub.Bump, 0)
 	w.after(after, func() {
-		w.logf("the store goes back to revision %d", old.Revision)
+		w.logf("the store goes back to revision %d, ahead by %d", old.Revision, bump)
 		w.check.restoring(old)
-		w.model.Restore(old)
+		w.model.Restore(old, int64(bump))
 		w.check.reset()
-		w.changed()
 		for _, h := range w.hubs {
-			if h.alive && w.rng.IntN(2) == 0 {
+			if h.alive && (bump == 0 || w.rng.IntN(2) == 0) {
 				h.crash()
 				w.after(w.between(time.Second, time.Minute), h.rise)
 			}
 		}
+		w.changed()
 	})
 }
 

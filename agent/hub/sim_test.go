@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/slipway-deploy/slipway/agent/fleet"
+	"github.com/slipway-deploy/slipway/agent/hub"
+	"github.com/slipway-deploy/slipway/agent/hub/storetest"
 )
 
 var (
@@ -23,10 +25,10 @@ const (
 )
 
 // simulate plays one history and returns what went wrong.
-func simulate(seed uint64, trace *strings.Builder, broken *sabotage) string {
+func simulate(seed uint64, trace *strings.Builder, broken *sabotage, on ...func() (backend, string)) string {
 	w := &world{rng: rand.New(rand.NewPCG(seed, 3)), trace: trace}
 	defer w.end()
-	w.draw()
+	w.draw(append(on, onModel)[0])
 	w.sabotage = broken
 	w.storms()
 	failed := func() bool { return w.failure != "" }
@@ -40,6 +42,10 @@ func simulate(seed uint64, trace *strings.Builder, broken *sabotage) string {
 		w.fail("20: not everything ended well in %v of calm: %+v, holds %d", calm, w.check.roll, len(w.check.holds))
 	}
 	return w.failure
+}
+
+func onModel() (backend, string) {
+	return modelBackend{storetest.NewModel(), hub.Prefix("sim")}, "sim"
 }
 
 // storms schedules accidents and people's acts.

@@ -27,6 +27,10 @@ type Store interface {
 // MaxOps is how many conditions and how many operations a transaction may have: etcd's own default limit.
 const MaxOps = 128
 
+// Bump is how far a restore from a backup moves the store's revision ahead. Grants are named by revision: without it a store
+// that comes back would give the same names to other grants. It also shows the restore to every hub that reads it anew.
+const Bump = 1_000_000_000
+
 // ErrUnavailable says that the store did not answer, or not in time: no quorum, no network, a leader being elected.
 var ErrUnavailable = errors.New("the store is unavailable")
 

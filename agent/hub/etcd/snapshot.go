@@ -12,11 +12,13 @@ import (
 
 	"go.etcd.io/etcd/etcdutl/v3/snapshot"
 	"go.uber.org/zap"
+
+	"github.com/slipway-deploy/slipway/agent/hub"
 )
 
 // revisionBump is added to a restored store's revision. Grants are named by revision: without it a store that comes back from
 // an old copy would name new grants by numbers that hosts hold already.
-const revisionBump = 1_000_000_000
+const revisionBump = hub.Bump
 
 // Snapshot writes a consistent copy of the store to path, with etcd's own checksum at its end; etcdutl can read it too. The
 // file appears only when it is whole, is readable by its owner alone, and an existing one is not overwritten.

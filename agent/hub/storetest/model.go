@@ -65,10 +65,11 @@ func (m *Model) Snapshot() Snapshot {
 	return Snapshot{m.at.Revision, maps.Clone(m.at.items), maps.Clone(m.at.owner)}
 }
 
-// Restore puts a copy back, its revision with it. Watches that have seen more are told that their past is gone.
-func (m *Model) Restore(s Snapshot) {
+// Restore puts a copy back, with its revision moved ahead by bump. Watches are told that their past is gone.
+func (m *Model) Restore(s Snapshot, bump int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	s.Revision += bump
 	m.at = Snapshot{s.Revision, maps.Clone(s.items), maps.Clone(s.owner)}
 	m.log, m.first = nil, s.Revision
 	m.changed.Broadcast()
