@@ -285,7 +285,8 @@ func TestTheSameCommitBuildsTheSameBytesElsewhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, pair := range [][2]string{{here.Deb, there.Deb}, {here.RPM, there.RPM},
-		{here.PublisherDeb, there.PublisherDeb}, {here.PublisherRPM, there.PublisherRPM}} {
+		{here.PublisherDeb, there.PublisherDeb}, {here.PublisherRPM, there.PublisherRPM},
+		{here.HubDeb, there.HubDeb}, {here.HubRPM, there.HubRPM}} {
 		a, errA := os.ReadFile(pair[0])
 		b, errB := os.ReadFile(pair[1])
 		if errA != nil || errB != nil {
@@ -336,8 +337,8 @@ func TestLintianAndRpmlintAcceptThePackages(t *testing.T) {
 	}
 	set := lab.Packages(t, firstVersion, "")
 	for _, command := range [][]string{
-		{"lintian", "--allow-root", "--fail-on", "error,warning", "--tag-display-limit", "0", set.Deb, set.PublisherDeb},
-		{"rpmlint", "--strict", "-c", "../packaging/rpmlint/slipway.toml", set.RPM, set.PublisherRPM},
+		{"lintian", "--allow-root", "--fail-on", "error,warning", "--tag-display-limit", "0", set.Deb, set.PublisherDeb, set.HubDeb},
+		{"rpmlint", "--strict", "-c", "../packaging/rpmlint/slipway.toml", set.RPM, set.PublisherRPM, set.HubRPM},
 	} {
 		out, err := exec.CommandContext(t.Context(), command[0], command[1:]...).CombinedOutput()
 		if err != nil || !lintClean(string(out)) {

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds the packages into dist/: deb and rpm of slipway and slipway-repo, for every architecture in ARCHES.
+# Builds the packages into dist/: deb and rpm of slipway, slipway-repo and slipway-hub, for every architecture in ARCHES.
 # The same commit gives the same bytes, whatever the machine, directory, user, umask or time.
 #
 #   VERSION            version of the packages; default: git describe, or 0.0.0~dev
@@ -58,11 +58,11 @@ changelog() { # PACKAGE: Debian's changelog has one entry; the project's own lie
 MAINTAINER=slipway-deploy@users.noreply.github.com
 host=$(go env GOHOSTARCH)
 for arch in $(printf '%s\n' $host $ARCHES | sort -u); do
-	for program in slipwayd slipway slipway-repo slipway-sign-pkcs11; do
+	for program in slipwayd slipway slipway-repo slipway-sign-pkcs11 slipway-hub; do
 		build $program "$arch" "$work/$arch/$program"
 	done
 done
-for program in slipway slipway-repo; do
+for program in slipway slipway-repo slipway-hub; do
 	document $program
 	changelog $program
 done
@@ -94,4 +94,5 @@ package() { # CONFIG PROGRAM: nfpm fills in variables in a few fields only, so a
 for arch in $ARCHES; do
 	package nfpm.yaml slipway
 	package packaging/nfpm-publisher.yaml slipway-repo
+	package packaging/nfpm-hub.yaml slipway-hub
 done

@@ -20,6 +20,7 @@ type PackageSet struct {
 	Version                    string
 	Deb, RPM                   string
 	PublisherDeb, PublisherRPM string
+	HubDeb, HubRPM             string
 }
 
 // Build says what packages to make.
@@ -82,6 +83,8 @@ func FindPackages(dir string) (PackageSet, error) {
 		RPM:          filepath.Join(dir, "slipway-"+version+"-1."+arch+".rpm"),
 		PublisherDeb: filepath.Join(dir, "slipway-repo_"+version+"-1_"+runtime.GOARCH+".deb"),
 		PublisherRPM: filepath.Join(dir, "slipway-repo-"+version+"-1."+arch+".rpm"),
+		HubDeb:       filepath.Join(dir, "slipway-hub_"+version+"-1_"+runtime.GOARCH+".deb"),
+		HubRPM:       filepath.Join(dir, "slipway-hub-"+version+"-1."+arch+".rpm"),
 	}, nil
 }
 

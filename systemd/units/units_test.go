@@ -25,7 +25,7 @@ func unitDir(t *testing.T) string {
 			if err != nil {
 				t.Fatal(err)
 			}
-			text = []byte(strings.NewReplacer("/usr/sbin/slipwayd", "/bin/true", "/usr/bin/slipway-repo", "/bin/true").Replace(string(text)))
+			text = []byte(strings.NewReplacer("/usr/sbin/slipwayd", "/bin/true", "/usr/bin/slipway-repo", "/bin/true", "/usr/sbin/slipway-hub", "/bin/true").Replace(string(text)))
 			if err := os.WriteFile(filepath.Join(dir, file), text, 0o644); err != nil {
 				t.Fatal(err)
 			}
@@ -48,7 +48,7 @@ func analyze(t *testing.T, dir string, args ...string) string {
 
 func TestSystemdFindsNoFaultInTheUnits(t *testing.T) {
 	dir := unitDir(t)
-	for _, unit := range []string{"slipwayd.service", "slipwayd.socket", "slipwayd-ro.socket", "slipway-boot.service", "slipway-repo-refresh.service", "slipway-repo-refresh.timer"} {
+	for _, unit := range []string{"slipwayd.service", "slipwayd.socket", "slipwayd-ro.socket", "slipway-boot.service", "slipway-hub.service", "slipway-repo-refresh.service", "slipway-repo-refresh.timer"} {
 		if out := analyze(t, dir, "verify", "--man=no", filepath.Join(dir, unit)); out != "" {
 			t.Errorf("%s: %s", unit, out)
 		}
@@ -77,7 +77,7 @@ func TestTheBootHasNoOrderingCycleWithTheUnitsEnabled(t *testing.T) {
 
 func TestTheExposureOfTheServicesIsAtMostThree(t *testing.T) {
 	dir := unitDir(t)
-	for _, unit := range []string{"slipwayd.service", "slipway-guard@.service", "slipway-repo-refresh.service"} {
+	for _, unit := range []string{"slipwayd.service", "slipway-guard@.service", "slipway-hub.service", "slipway-repo-refresh.service"} {
 		out := analyze(t, dir, "security", "--offline=true", filepath.Join(dir, unit))
 		found := regexp.MustCompile(`exposure level for \S+: ([0-9.]+)`).FindStringSubmatch(out)
 		if found == nil {
