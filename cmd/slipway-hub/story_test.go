@@ -37,7 +37,7 @@ var (
 	production = must(release.ParseEnvironment("production"))
 )
 
-func reference(version string) *release.Reference {
+func releaseOf(version string) *release.Reference {
 	v := must(release.ParseVersion(version))
 	return &release.Reference{Path: release.ReleasePath(billing, v), SHA256: release.Sum([]byte(version))}
 }
@@ -60,7 +60,7 @@ func newHub(t *testing.T) *hubHere {
 	h.file = filepath.Join(h.dir, "slipway-hub.toml")
 	d := &release.Deployment{
 		Schema: release.DeploymentSchema, App: billing, Environment: production, Sequence: 7, RolloutID: "r-7", State: release.StateActive,
-		Release: reference("2.4.1"), Fallback: reference("2.4.0"), Created: time.Now().UTC().Add(-time.Hour).Truncate(time.Second),
+		Release: releaseOf("2.4.1"), Fallback: releaseOf("2.4.0"), Created: time.Now().UTC().Add(-time.Hour).Truncate(time.Second),
 		Budget: &release.Budget{Count: 1}, Coordinator: &release.Coordinator{Kind: "hub", URLs: []string{"https://hub.example.com:7443"}},
 		Halt: &release.HaltPolicy{MaxFailures: 1, UpdateDeadline: release.Duration(10 * time.Minute)},
 	}

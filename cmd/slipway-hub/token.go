@@ -20,7 +20,7 @@ import (
 func (t *tool) tokenCommand() *cobra.Command {
 	return t.group("token", "Let a new host in, once",
 		`A token lets one machine become one host of one environment, once, until it expires. It also carries what the host may believe on
-the way: the digests of the fleet's root certificate and of the repository's root.json. Give it to slipway enroll on the host.`,
+the way: the digests of the fleet's root certificate and of the repository's root.json. Give it to slipway enroll on the host, in a file or on standard input.`,
 		t.tokenCreate(), t.tokenList(), t.tokenDrop())
 }
 
@@ -58,7 +58,7 @@ moment when the new one enrols; its slot, if it holds one, is let go.`,
 		}
 		return t.answer(m, func(w io.Writer) {
 			fmt.Fprintln(w, m.Token)
-			t.say("It can be used once, until %s: slipway enroll --hub https://… --token TOKEN", m.Expires.Local().Format(time.DateTime))
+			t.say("It can be used once, until %s: slipway enroll --hub https://… --token-file FILE", m.Expires.Local().Format(time.DateTime))
 		})
 	})
 	return c

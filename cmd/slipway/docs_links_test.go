@@ -82,12 +82,14 @@ func references(t *testing.T) map[string]map[string]bool {
 	shared := map[string][]string{
 		"slipway":      {"config", "socket", "json", "help", "version"},
 		"slipway-repo": {"dir", "json", "passphrase-file", "help", "version"},
+		"slipway-hub":  {"config", "json", "passphrase-file", "help", "version"},
 	}
 	flag := regexp.MustCompile(`(?m)^ +(?:-\w, +)?--([a-z-]+)`)
 	out := map[string]map[string]bool{
 		"slipway": {"completion": true}, "slipway completion": {}, "slipway help": {}, "slipway-repo completion": {}, "slipway-repo help": {},
+		"slipway-hub completion": {}, "slipway-hub help": {},
 	}
-	for _, name := range []string{"cli.md", "cli-repo.md"} {
+	for _, name := range []string{"cli.md", "cli-repo.md", "cli-hub.md"} {
 		data, err := os.ReadFile(filepath.Join(top, "docs", name))
 		if err != nil {
 			t.Fatal(err)
@@ -117,7 +119,8 @@ func references(t *testing.T) map[string]map[string]bool {
 var (
 	codeSpan  = regexp.MustCompile("`([^`\n]+)`")
 	codeLine  = regexp.MustCompile(`(?m)^    (.*)$`)
-	command   = regexp.MustCompile(`(?:^|[\s;|])(slipway(?:-repo)?) ([a-z][a-z-]*)((?: [a-z][a-z-]*)?)([^;|#]*)`)
+	command   = regexp.MustCompile(`(?:^|[\s;|])(slipway(?:-repo|-hub)?) ([a-z][a-z-]*)((?: [a-z][a-z-]*)?)([^;|#]*)`)
+	asUser    = regexp.MustCompile(`-u \S+ `) // a user may be called like a program
 	flagInUse = regexp.MustCompile(`--([a-z-]+)`)
 )
 
@@ -131,11 +134,10 @@ func TestEveryCommandOfTheDocumentsExists(t *testing.T) {
 		text = strings.ReplaceAll(text, "\\\n", " ")
 		var code []string
 		for _, m := range slices.Concat(codeSpan.FindAllStringSubmatch(text, -1), codeLine.FindAllStringSubmatch(text, -1)) {
-			code = append(code, strings.ReplaceAll(m[1], "-u slipway-repo ", "")) // a user of that name
+			code = append(code, m[1])
 		}
 		for _, line := range code {
-			line = strings.ReplaceAll(line, "sudo -u slipway-repo ", "") // a user, not a command
-			for _, m := range command.FindAllStringSubmatch(line, -1) {
+			for _, m := range command.FindAllStringSubmatch(asUser.ReplaceAllString(line, ""), -1) {
 				name := m[1] + " " + m[2] + m[3]
 				if known[name] == nil {
 					name = m[1] + " " + m[2]
