@@ -87,6 +87,10 @@ func wire(ctx context.Context, cfg *config.Hub, log hclog.Logger) (w *wired, err
 		age, _ := w.plans.age()
 		return age.Seconds()
 	}))
+	if w.authority != nil {
+		registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "slipway_hub_issuer_ends_timestamp_seconds",
+			Help: "When this hub's issuer ends, and with it everything it signs."}, func() float64 { return float64(w.authority.Chain[0].NotAfter.Unix()) }))
+	}
 	return w, nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -50,6 +51,9 @@ than halt, pause and revert.`,
 	return cmd
 }
 
+// operatorTimeout is longer than a hub takes over one request: an act whose answer is not waited for may have been done.
+const operatorTimeout = 15 * time.Second
+
 // operator makes the client from flags, environment and file.
 func (c *cli) operator() (*fleet.Operator, error) {
 	file := os.Getenv("SLIPWAY_FLEET_CONFIG")
@@ -83,7 +87,7 @@ func (c *cli) operator() (*fleet.Operator, error) {
 	if err := checkSecret(certificate); err != nil {
 		return nil, err
 	}
-	return fleet.NewOperator(fleet.Options{URLs: hubs, UserAgent: "slipway/" + version,
+	return fleet.NewOperator(fleet.Options{URLs: hubs, UserAgent: "slipway/" + version, Timeout: operatorTimeout,
 		Credentials: fleet.Credentials{CA: ca, Cert: certificate, Key: certificate}})
 }
 
@@ -165,9 +169,11 @@ func (g group) is(env release.Environment, app release.App) bool { return g.env 
 // completeGroups asks the hub; one that does not answer completes nothing.
 func (c *cli) completeGroups(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 	var out []string
+	ctx, cancel := context.WithTimeout(cmd.Context(), time.Second)
+	defer cancel()
 	if len(args) == 0 {
 		_ = c.ask(func(o *fleet.Operator) error {
-			s, err := o.Status(cmd.Context())
+			s, err := o.Status(ctx)
 			for _, r := range s.Rollouts {
 				out = append(out, r.Environment.String()+"/"+r.App.String()+"\t"+r.Version.String()+" "+r.State)
 			}
