@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -122,5 +124,26 @@ func TestTheDaemonLinksNoPublisherAndNoEtcd(t *testing.T) {
 				t.Errorf("%s links %s", p.ImportPath, d)
 			}
 		}
+	}
+}
+
+// maxDaemon is what the stripped program may weigh, in bytes: it is on every host.
+const maxDaemon = 14_000_000
+
+func TestTheDaemonStaysSmall(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "slipwayd")
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", path, "./cmd/slipwayd")
+	cmd.Dir = "../.."
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64", "GOFLAGS=")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d bytes", info.Size())
+	if info.Size() > maxDaemon {
+		t.Errorf("slipwayd has %d bytes, at most %d are wanted", info.Size(), maxDaemon)
 	}
 }
