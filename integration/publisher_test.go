@@ -62,7 +62,10 @@ func TestThePublishersTimerKeepsARepositoryFreshOnceConfigured(t *testing.T) {
 		return err
 	})
 
-	// The credential is for the service alone, and it signs with it when something is due.
+	// People publish through a service too: the key is not theirs. There is nothing to publish.
+	h.Run(t, "systemctl", "start", "slipway-repo-publish.service")
+
+	// The credential is for the services alone, and it signs with it when something is due.
 	if r := h.Try(t, "runuser", "-u", "slipway-repo", "--", "cat", "/etc/slipway-repo/credentials/online-key"); r.Exit == 0 {
 		t.Error("everything that runs as slipway-repo can read the online key")
 	}

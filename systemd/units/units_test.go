@@ -48,7 +48,7 @@ func analyze(t *testing.T, dir string, args ...string) string {
 
 func TestSystemdFindsNoFaultInTheUnits(t *testing.T) {
 	dir := unitDir(t)
-	for _, unit := range []string{"slipwayd.service", "slipwayd.socket", "slipwayd-ro.socket", "slipway-boot.service", "slipway-hub.service", "slipway-repo-refresh.service", "slipway-repo-refresh.timer"} {
+	for _, unit := range []string{"slipwayd.service", "slipwayd.socket", "slipwayd-ro.socket", "slipway-boot.service", "slipway-hub.service", "slipway-repo-refresh.service", "slipway-repo-publish.service", "slipway-repo-refresh.timer"} {
 		if out := analyze(t, dir, "verify", "--man=no", filepath.Join(dir, unit)); out != "" {
 			t.Errorf("%s: %s", unit, out)
 		}
@@ -77,7 +77,7 @@ func TestTheBootHasNoOrderingCycleWithTheUnitsEnabled(t *testing.T) {
 
 func TestTheExposureOfTheServicesIsAtMostThree(t *testing.T) {
 	dir := unitDir(t)
-	for _, unit := range []string{"slipwayd.service", "slipway-guard@.service", "slipway-hub.service", "slipway-repo-refresh.service"} {
+	for _, unit := range []string{"slipwayd.service", "slipway-guard@.service", "slipway-hub.service", "slipway-repo-refresh.service", "slipway-repo-publish.service"} {
 		out := analyze(t, dir, "security", "--offline=true", filepath.Join(dir, unit))
 		found := regexp.MustCompile(`exposure level for \S+: ([0-9.]+)`).FindStringSubmatch(out)
 		if found == nil {

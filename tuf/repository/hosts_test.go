@@ -117,7 +117,7 @@ func TestHostsThatRefreshDuringPublishesSeeNoMix(t *testing.T) {
 }
 
 func publishUnder(t *testing.T, ref string, hosts int) {
-	const publishes = 3
+	const publishes = 2
 	f := standard(t).shipped("1.1.0")
 	d := openDestination(ref)
 	_, err := f.publishTo(d)
