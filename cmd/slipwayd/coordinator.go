@@ -28,17 +28,17 @@ type coordinator struct {
 	log      hclog.Logger
 
 	mu      sync.Mutex
-	cfg     config.HostFleet
+	cfg     *config.Host
 	clients map[string]fleet.Transport
 	hubs    []string // of the last deployment that named one
 }
 
 func newCoordinator(d *wired) *coordinator {
-	return &coordinator{identity: d.identity, state: d.state, clock: d.clock, log: d.log.Named("fleet"), clients: map[string]fleet.Transport{}}
+	return &coordinator{identity: d.identity, state: d.state, clock: d.clock, log: d.log.Named("fleet"), cfg: d.cfg, clients: map[string]fleet.Transport{}}
 }
 
 // use takes another configuration into force.
-func (c *coordinator) use(cfg config.HostFleet) {
+func (c *coordinator) use(cfg *config.Host) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.cfg, c.clients = cfg, map[string]fleet.Transport{}
@@ -61,8 +61,8 @@ func (c *coordinator) placeOf(signed *release.Coordinator) place {
 	p := place{Kind: signed.Kind, URLs: signed.URLs, Group: signed.Group}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if p.Kind == "hub" && len(c.cfg.URLs) > 0 {
-		p.URLs = c.cfg.URLs
+	if p.Kind == "hub" && len(c.cfg.Fleet.URLs) > 0 {
+		p.URLs = c.cfg.Fleet.URLs
 	}
 	if p.Kind == "hub" {
 		c.hubs = p.URLs
@@ -79,15 +79,21 @@ func (c *coordinator) client(app release.App, at string) (fleet.Transport, error
 	key := at + " " + app.String()
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if p.Kind == "hub" { // which takes who asks from the certificate
+		if _, err := c.identity.leaf(c.cfg); err != nil {
+			return nil, err
+		}
+	}
 	if t := c.clients[key]; t != nil {
 		return t, nil
 	}
-	o := fleet.Options{URLs: p.URLs, Credentials: c.identity.credentials(c.cfg), UserAgent: "slipwayd/" + version}
+	mine := c.cfg.Fleet
+	o := fleet.Options{URLs: p.URLs, Credentials: c.identity.credentials(mine), UserAgent: "slipwayd/" + version}
 	var t fleet.Transport
 	var err error
 	if p.Kind == "fleetlock" {
-		if c.cfg.Cert == "" && !c.identity.home.Enrolled() {
-			o.Credentials = fleet.Credentials{CA: c.cfg.CA} // a lock server may do without
+		if mine.Cert == "" && !c.identity.home.Enrolled() {
+			o.Credentials = fleet.Credentials{CA: mine.CA} // a lock server may do without
 		}
 		t, err = fleet.NewFleetLock(o, c.identity.host+"/"+app.String(), p.Group)
 	} else {

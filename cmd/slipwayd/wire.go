@@ -245,7 +245,7 @@ func (d *wired) adopt(cfg *config.Host) error {
 	}
 	d.source.use(c)
 	d.local.use(cfg.Repository.Mirrors)
-	d.coordinator.use(cfg.Fleet)
+	d.coordinator.use(cfg)
 	d.mu.Lock()
 	d.cfg, d.refused = cfg, ""
 	d.mu.Unlock()
