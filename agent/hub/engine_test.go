@@ -2,6 +2,7 @@ package hub_test
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -180,6 +181,26 @@ func TestWavesOpenOneAfterTheOther(t *testing.T) {
 	b.waits("web-9", fleet.RuleUnknown)
 	if s := b.status(); s.Wave != "all" || s.Waves[0].Counts.Committed != 1 || s.Waves[1].Hosts != 2 {
 		t.Errorf("the status: %+v", s)
+	}
+}
+
+// Between two hosts of a later wave no slot is in use, and the first wave is watched again because something ended just now.
+func TestARolloutIsNotDoneBeforeTheLastWaveIs(t *testing.T) {
+	b := newBench(t, planOf(deployment(func(d *release.Deployment) {
+		d.Waves = []release.Wave{{Name: "canary", Hosts: []string{"web-1"}, Advance: "auto"}, {Name: "all", PercentBP: 10000, Advance: "auto"}}
+	})))
+	for _, host := range []string{"web-1", "web-2", "web-3"} {
+		b.turn(host, fleet.Nowhere)
+	}
+	b.finish("web-1", b.granted("web-1"), fleet.Committed, true)
+	b.sweep(10 * time.Minute)
+	b.finish("web-2", b.granted("web-2"), fleet.Committed, true)
+	if s := b.status(); s.State != fleet.StateOpen || !strings.Contains(s.Why, "1 hosts of the open waves are still to go") {
+		t.Fatalf("with one host to go: %s, %s", s.State, s.Why)
+	}
+	b.finish("web-3", b.granted("web-3"), fleet.Committed, true)
+	if s := b.status(); s.State != fleet.StateDone {
+		t.Errorf("with none to go: %s, %s", s.State, s.Why)
 	}
 }
 

@@ -61,14 +61,13 @@ func (c *core) rolloutStatus(g *group) (fleet.RolloutStatus, bool) {
 	return r, true
 }
 
-// waveStatus fills in the waves and returns the first verdict that still waits for something, of the open waves.
-func (d *draft) waveStatus(r *fleet.RolloutStatus) (left verdict) {
+// waveStatus fills in the waves and counts the hosts of the open ones that are still to go and can be reached.
+func (d *draft) waveStatus(r *fleet.RolloutStatus) (left int) {
 	open := d.s.waveIndex(d.roll.Wave)
-	left.passes = true
 	for i := range max(1, len(d.s.Deployment.Waves)) {
 		v := d.judge(i)
-		if i <= open && left.passes {
-			left = v
+		if i <= open {
+			left += v.open - v.away
 		}
 		if len(d.s.Deployment.Waves) == 0 {
 			break
@@ -98,7 +97,7 @@ func (d *draft) nextWave(next int, v verdict) string {
 }
 
 // explain says in one sentence what the rollout waits for.
-func (d *draft) explain(r *fleet.RolloutStatus, left verdict) {
+func (d *draft) explain(r *fleet.RolloutStatus, left int) {
 	last := d.s.waveIndex(d.roll.Wave)+1 >= len(d.s.Deployment.Waves)
 	if rule, reason := d.objection(nil); rule != "" {
 		r.Why = reason
@@ -114,14 +113,14 @@ func (d *draft) explain(r *fleet.RolloutStatus, left verdict) {
 		}
 	} else if r.State == fleet.StateReverting {
 		r.Why = because(sentence("the rollout is being taken back, %d hosts still run the release", d.running()), d.roll.Stop)
-	} else if last && left.open-left.away <= 0 && d.all.Tried() > 0 && len(r.Slots) == 0 {
+	} else if last && left <= 0 && d.all.Tried() > 0 && len(r.Slots) == 0 {
 		r.State, r.Why = fleet.StateDone, sentence("all hosts that can be reached have had their turn, %d failed", d.all.Failed())
 	} else if full := d.fullCell(); full != "" {
 		r.Why = full
 	} else if !d.s.schedule.Open(d.now) {
 		r.Why = "the signed calendar is closed"
 	} else {
-		r.Why = sentence("%d hosts of the open waves are still to go", left.open)
+		r.Why = sentence("%d hosts of the open waves are still to go", left)
 		if i := len(r.Waves) - 1; i >= 0 && !last {
 			r.Why = r.Waves[d.s.waveIndex(d.roll.Wave)].Why
 		}
