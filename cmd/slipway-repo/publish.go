@@ -57,6 +57,9 @@ func (t *tool) showPublished(out *repository.Published, to []repository.Destinat
 		}
 		t.showPushed(w, out.Pushed, to)
 	})
+	for _, text := range out.Behind {
+		t.warn("an open change keeps its old base: %s", harmless(text))
+	}
 	for _, id := range out.Waiting {
 		t.say("left out %s: it waits for signatures (slipway-repo change show %s)", id, id)
 	}

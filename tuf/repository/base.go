@@ -180,30 +180,37 @@ func (p *plan) retell(c *Change) error {
 	return nil
 }
 
-// rebase gives the open changes that still fit what is published now its base. To a signer who has seen the new state, the old
-// base looks like a rollback. It is bookkeeping: done again by the next publish if it was interrupted.
-func (p *plan) rebase() error {
+// rebase gives the open changes that still fit what is published now its base, and says which could not get it. To a signer who
+// has seen the new state, the old base looks like a rollback. It is bookkeeping after the fact: nothing here may make a publish
+// that got through look like one that failed.
+func (p *plan) rebase() []string {
 	s, err := load(p.r.metadataDir())
 	if err != nil {
-		return err
+		return []string{err.Error()}
 	}
 	open, err := p.r.Changes()
 	if err != nil {
-		return err
+		return []string{err.Error()}
 	}
+	var behind []string
 	for _, c := range open {
 		if len(c.Base) == 0 || p.r.fresh(s, c) != nil {
 			continue
 		}
-		before := c.Words
-		if err := c.describe(p.r, s); err != nil {
-			return err
-		}
-		if before == nil || !slices.EqualFunc(before.Roles, c.Words.Roles, RoleWords.equal) {
-			if err := c.write(); err != nil {
-				return err
-			}
+		if err := c.moveTo(p.r, s); err != nil {
+			behind = append(behind, c.ID+": "+err.Error())
 		}
 	}
-	return nil
+	return behind
+}
+
+func (c *Change) moveTo(r *Repository, s *state) error {
+	before := c.Words
+	if err := c.describe(r, s); err != nil {
+		return err
+	}
+	if before != nil && slices.EqualFunc(before.Roles, c.Words.Roles, RoleWords.equal) {
+		return nil
+	}
+	return c.write()
 }

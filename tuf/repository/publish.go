@@ -43,7 +43,10 @@ type Published struct {
 	Timestamp int64            `json:"timestamp"`
 	// Waiting are open changes left out because signatures are missing.
 	Waiting []string `json:"waiting,omitempty"`
-	Pushed  []Pushed `json:"pushed,omitempty"`
+	// Behind says which open changes could not be given the new state as their base, and why: whoever has seen it will not
+	// sign them. What was published is not affected.
+	Behind []string `json:"behind,omitempty"`
+	Pushed []Pushed `json:"pushed,omitempty"`
 }
 
 // Publish checks complete changes, puts their files and roles in place and makes them visible by replacing the timestamp. It
@@ -85,7 +88,8 @@ func (r *Repository) Publish(ctx context.Context, o PublishOptions) (*Published,
 		return nil, err
 	}
 	p.describe(out)
-	return out, errors.Join(err, p.rebase())
+	out.Behind = p.rebase()
+	return out, err
 }
 
 // take finishes what was interrupted, then looks at what is published here and at each destination, where payloads may have

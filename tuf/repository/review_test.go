@@ -109,6 +109,19 @@ func TestChangesThatStayOpenGetTheNewBase(t *testing.T) {
 	}
 }
 
+// A change that somebody has broken is told of, and does not make the publish of another one look like a failure.
+func TestABrokenOpenChangeDoesNotHoldUpAPublish(t *testing.T) {
+	t.Parallel()
+	f := running(t)
+	c := f.deploy("1.0.0", release.Deployment{})
+	f.ok(os.Remove(filepath.Join(c.Dir(), "files", "deployments", "production", "billing.json")))
+	f.release("1.1.0")
+	out := f.publish()
+	if len(out.Changes) != 1 || len(out.Behind) != 1 || !strings.Contains(out.Behind[0], c.ID) {
+		t.Errorf("got %+v", out)
+	}
+}
+
 func TestAnExpiredBaseIsNotedAndNotRefused(t *testing.T) {
 	t.Parallel()
 	f := running(t)
