@@ -117,12 +117,21 @@ func TestEveryImportIsInTheTable(t *testing.T) {
 	}
 }
 
-func TestTheDaemonLinksNoPublisherAndNoEtcd(t *testing.T) {
+func TestTheDaemonLinksNoPublisher(t *testing.T) {
 	for _, p := range list(t, "./cmd/slipwayd", "./cmd/slipway") {
 		for _, d := range p.Deps {
-			if strings.HasPrefix(d, module+"tuf/repository") || strings.HasPrefix(d, module+"tuf/keys") || strings.Contains(d, "go.etcd.io") {
+			if strings.HasPrefix(d, module+"tuf/repository") || strings.HasPrefix(d, module+"tuf/keys") {
 				t.Errorf("%s links %s", p.ImportPath, d)
 			}
+		}
+	}
+}
+
+func TestTheHubAloneLinksEtcd(t *testing.T) {
+	for _, p := range list(t, "./cmd/...") {
+		etcd := slices.ContainsFunc(p.Deps, func(d string) bool { return strings.HasPrefix(d, "go.etcd.io/") })
+		if want := p.ImportPath == module+"cmd/slipway-hub"; etcd != want {
+			t.Errorf("%s links etcd: %v, want %v", p.ImportPath, etcd, want)
 		}
 	}
 }

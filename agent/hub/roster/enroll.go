@@ -157,8 +157,11 @@ func (r *Roster) admission(ctx context.Context, hash release.Digest, key crypto.
 	if err != nil {
 		return t, nil, false, txn, err
 	}
-	again := t.Used != nil && e.Install == install && e.Revoked == nil
-	if mod != 0 && !t.Replace && !again {
+	again := t.Used != nil
+	switch {
+	case again && (e.Install != install || e.Revoked != nil): // revoked or replaced since
+		return t, nil, false, txn, noToken()
+	case mod != 0 && !t.Replace && !again:
 		return t, nil, false, txn, taken(id, e)
 	}
 	if c, err = r.cfg.Authority.Issue(id, key, now, after(e.Since, e.Last), r.cfg.Validity); err != nil {
@@ -177,20 +180,23 @@ func (r *Roster) admission(ctx context.Context, hash release.Digest, key crypto.
 	return t, c, replaced, txn, nil
 }
 
-// judgeToken tells everybody the same about every token that does not work: who guesses learns nothing.
+// noToken is the same for every token that does not work: who guesses learns nothing.
+func noToken() error {
+	return &fleet.Error{Kind: fleet.KindToken, Message: "this enrolment token is unknown, used or expired", Hint: "make a new one with slipway-hub token create"}
+}
+
 func judgeToken(i hub.Item, print release.Digest, install string, now time.Time) (t token, err error) {
-	bad := &fleet.Error{Kind: fleet.KindToken, Message: "this enrolment token is unknown, used or expired", Hint: "make a new one with slipway-hub token create"}
 	if i.Mod == 0 {
-		return t, bad
+		return t, noToken()
 	}
 	if err := json.Unmarshal(i.Value, &t); err != nil {
 		return t, fmt.Errorf("cannot read a token: %w", err)
 	}
 	if !now.Before(t.Expires) {
-		return t, bad
+		return t, noToken()
 	}
 	if t.Used != nil && (t.Used.Key != print || t.Used.Install != install) {
-		return t, bad
+		return t, noToken()
 	}
 	return t, nil
 }

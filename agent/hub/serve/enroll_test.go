@@ -293,6 +293,32 @@ func TestWhoIsRevokedIsOutAtOnceAndBackOnlyByANewEnrolment(t *testing.T) {
 	}
 }
 
+func TestAUsedTokenBringsNobodyBackWhoWasRevokedOrReplacedSince(t *testing.T) {
+	w := newWorld(t)
+	if _, _, e := w.enroll(w.token(w.production("web-01")), "install-0"); e != nil {
+		t.Fatal(e)
+	}
+	ask := w.production("web-01")
+	ask.Replace = true
+	text, key := w.token(ask), w.newKey()
+	again := fleet.Enroll{Token: text, CSR: request(t, key), Install: "install-1"}
+	if e := w.stranger().ask("POST", fleet.PathEnroll, again, nil); e != nil {
+		t.Fatal(e)
+	}
+	if e := w.admin("POST", serve.PathRevoke, roster.Revocation{Environment: ask.Environment, Host: ask.Host, Reason: "stolen"}, nil); e != nil {
+		t.Fatal(e)
+	}
+	if e := w.stranger().ask("POST", fleet.PathEnroll, again, nil); kind(e) != fleet.KindToken {
+		t.Errorf("a stolen host with the token it once used: %v", e)
+	}
+	if _, _, e := w.enroll(w.token(ask), "install-2"); e != nil {
+		t.Fatal(e)
+	}
+	if e := w.stranger().ask("POST", fleet.PathEnroll, again, nil); kind(e) != fleet.KindToken {
+		t.Errorf("a replaced host with the token it once used: %v", e)
+	}
+}
+
 func TestAHubWithoutAnIssuerEnrolsNobodyAndSaysWhatToDo(t *testing.T) {
 	w := newWorld(t)
 	w.roster = roster.New(roster.Config{Fleet: "acme", Store: w.store})

@@ -101,7 +101,12 @@ func handleEnroll(c *call) (any, error) {
 	return c.cfg.Roster.Enroll(c.r.Context(), q, remote(c.r))
 }
 
+// handleRenew serves hosts with a certificate of the fleet's own authority. One of an existing PKI is renewed there: a second one,
+// from here, would outlive its being taken back.
 func handleRenew(c *call) (any, error) {
+	if !c.cfg.Trust.own(c.r.TLS.VerifiedChains) {
+		return nil, &fleet.Error{Kind: fleet.KindRefused, Message: "the certificate of " + c.caller.name + " is of another authority than the fleet's own", Hint: "renew it there"}
+	}
 	var q fleet.Renew
 	if err := decode(c.body, &q, false); err != nil {
 		return nil, err

@@ -74,6 +74,16 @@ func (t Trust) identify(chains [][]*x509.Certificate) (fleet.Identity, error) {
 	return fleet.Identity{}, err
 }
 
+// own says that every chain leads to an authority of the fleet's own.
+func (t Trust) own(chains [][]*x509.Certificate) bool {
+	for _, chain := range chains {
+		if !slices.ContainsFunc(t.Own, chain[len(chain)-1].Equal) {
+			return false
+		}
+	}
+	return true
+}
+
 func (t Trust) ofOwn(c *x509.Certificate) (fleet.Identity, error) {
 	if len(c.URIs) != 1 {
 		return fleet.Identity{}, fmt.Errorf("cannot tell who this is: the certificate of %q has %d URIs, not one", c.Subject.CommonName, len(c.URIs))

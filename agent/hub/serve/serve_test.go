@@ -216,7 +216,14 @@ func TestAnExistingPKIIsBelievedAsFarAsTheRulesGo(t *testing.T) {
 			t.Errorf("CN %q, DNS %v: %s, want %s (%v)", one.cn, one.dns, got, one.want, e)
 		}
 	}
-	c, keyDER := issue("Otto Operator")
+	// Whom another authority vouches for gets no certificate of the fleet's own: taking it back would be out of that authority's hands.
+	c, keyDER := issue("web", "web-07.prod.example.com")
+	foreign, err := x509.ParsePKCS8PrivateKey(keyDER)
+	w.must(err)
+	if e := w.peer(foreign.(ecdsaKey), c.Raw).ask("POST", fleet.PathRenew, fleet.Renew{CSR: request(t, foreign.(ecdsaKey)), Install: "i"}, nil); kind(e) != fleet.KindRefused {
+		t.Errorf("a renewal on another authority's certificate: %v", e)
+	}
+	c, keyDER = issue("Otto Operator")
 	key, err := x509.ParsePKCS8PrivateKey(keyDER)
 	w.must(err)
 	p := w.peer(key.(ecdsaKey), c.Raw)
