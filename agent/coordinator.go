@@ -161,7 +161,7 @@ func (m *Machine) slotDue(w *wish, want SlotWant) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	same := m.slots.rollout == w.deployment.RolloutID && (want == WantNothing || m.slots.want == want)
-	return !same || m.nudged || m.Clock.Boot() >= m.slots.due
+	return !same || m.nudged && want != WantNothing || m.Clock.Boot() >= m.slots.due
 }
 
 func (m *Machine) ask(ctx context.Context, st *state.App, w *wish, d rollout.Decision, want SlotWant) {
