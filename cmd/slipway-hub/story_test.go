@@ -50,13 +50,14 @@ type hubHere struct {
 	address  string
 	repo     *tuftest.Repository
 	deploy   []byte // the deployment's exact bytes
+	sequence int64
 	stop     func() error
 	messages *bytes.Buffer
 }
 
 func newHub(t *testing.T) *hubHere {
 	t.Helper()
-	h := &hubHere{t: t, dir: t.TempDir(), repo: tuftest.New(t), messages: &bytes.Buffer{}, stop: func() error { return nil }}
+	h := &hubHere{t: t, dir: t.TempDir(), repo: tuftest.New(t), messages: &bytes.Buffer{}, sequence: 7, stop: func() error { return nil }}
 	h.file = filepath.Join(h.dir, "slipway-hub.toml")
 	d := &release.Deployment{
 		Schema: release.DeploymentSchema, App: billing, Environment: production, Sequence: 7, RolloutID: "r-7", State: release.StateActive,
@@ -188,7 +189,7 @@ func (h *hubHere) client(file string) *fleet.Client {
 }
 
 func (h *hubHere) question(install string) fleet.Turn {
-	return fleet.Turn{App: billing, Rollout: "r-7", Sequence: 7, Document: release.Sum(h.deploy), Install: install, Want: fleet.Forward,
+	return fleet.Turn{App: billing, Rollout: "r-7", Sequence: h.sequence, Document: release.Sum(h.deploy), Install: install, Want: fleet.Forward,
 		Runs: &fleet.Runs{Version: must(release.ParseVersion("2.4.0")), Digest: release.Sum([]byte("2.4.0")), Healthy: true}}
 }
 
@@ -245,6 +246,38 @@ func TestASmallFleetFromNothingToAHaltThroughARestart(t *testing.T) {
 		if time.Now().After(deadline) {
 			t.Fatalf("a revoked host hears %v", err)
 		}
+	}
+}
+
+func TestAHubFollowsTheRepositoryAndStartsWithoutItByWhatItVerifiedBefore(t *testing.T) {
+	h := newHub(t)
+	h.init()
+	h.start()
+	one := h.enroll(h.token("--host", "web-01"), "install-1")
+	two := h.enroll(h.token("--host", "web-02"), "install-2")
+	fence := h.turn(one, "install-1", fleet.Granted, "").Fence
+	h.turn(two, "install-2", fleet.Wait, fleet.RuleBudget)
+	// The signers allow two at once. The same rollout: who has a slot keeps it.
+	h.deploy = bytes.Replace(bytes.Replace(h.deploy, []byte(`"count": 1`), []byte(`"count": 2`), 1), []byte(`"sequence": 7`), []byte(`"sequence": 8`), 1)
+	if !bytes.Contains(h.deploy, []byte(`"sequence": 8`)) || !bytes.Contains(h.deploy, []byte(`"count": 2`)) {
+		t.Fatalf("the deployment is written otherwise:\n%s", h.deploy)
+	}
+	h.sequence = 8
+	h.repo.AddTarget("deploy.production.billing", release.DeploymentPath(production, billing), h.deploy)
+	h.repo.Publish()
+	h.turn(two, "install-2", fleet.Granted, "")
+
+	if err := h.stop(); err != nil {
+		t.Fatal(err)
+	}
+	text := must(os.ReadFile(h.file))
+	h.write("slipway-hub.toml", bytes.Replace(text, []byte(h.repo.URL()), []byte("http://127.0.0.1:1"), 1))
+	h.start()
+	if again := h.turn(one, "install-1", fleet.Granted, ""); again.Fence != fence {
+		t.Errorf("without the repository the host got fence %d, before it %d", again.Fence, fence)
+	}
+	if a, err := one.Check(t.Context(), fleet.Check{App: billing, Rollout: "r-7", Install: "install-1", Fence: fence}); err != nil || !a.OK {
+		t.Errorf("check: %+v, %v", a, err)
 	}
 }
 
