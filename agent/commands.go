@@ -45,6 +45,7 @@ func (m *Machine) command(ctx context.Context, what string, c Command, compare b
 	ctx, cancel := context.WithTimeout(ctx, commandPatience)
 	defer cancel()
 	var revision int64
+	var phase state.Phase
 	err := m.locked(ctx, func(tx *state.Tx) error {
 		if tx.Damaged != nil {
 			return m.rebuildFirst(tx)
@@ -55,14 +56,19 @@ func (m *Machine) command(ctx context.Context, what string, c Command, compare b
 		if err := f(tx); err != nil {
 			return err
 		}
-		revision = tx.State.Revision
+		revision, phase = tx.State.Revision, tx.State.Phase
 		return nil
 	})
 	if err != nil {
 		return 0, err
 	}
 	m.reportCommand(what, c)
-	m.interruptStep()
+	switch phase {
+	case state.Idle, state.Staging, state.Waiting, state.Stuck:
+		m.Wake() // a hold costs no download: the step sees it before it activates anything
+	default:
+		m.interruptStep()
+	}
 	return revision, nil
 }
 

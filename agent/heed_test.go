@@ -140,6 +140,23 @@ func TestNewsThatChangeNothingDoNotEndAStaging(t *testing.T) {
 	})
 }
 
+func TestAHoldStopsTheActivationAndNotTheStaging(t *testing.T) {
+	story(t, func(w *world) {
+		w.heldUpOnTheWayTo12(w.slowly)
+		w.until("1.2.0 is being staged", w.phase(state.Staging))
+		_, err := w.machine.Hold(background, agent.Command{By: "ann", Reason: "lunch"}, time.Time{})
+		must(t, err)
+		w.until("1.2.0 is staged and waits", w.phase(state.Waiting))
+		w.pass(time.Hour)
+		w.settledOn(v11())
+		w.src.mu.Lock()
+		defer w.src.mu.Unlock()
+		if w.src.staged != 3 {
+			t.Errorf("three releases were staged %d times", w.src.staged)
+		}
+	})
+}
+
 // The release hangs in its start, within a trial of two minutes.
 func TestNoRevertWaitsForAStartThatHangs(t *testing.T) {
 	for name, c := range map[string]struct {
