@@ -122,19 +122,23 @@ func (h *hubHere) init() {
 	h.good("ca", "init", "--root-key", filepath.Join(h.dir, "root.key"), "--passphrase-file", filepath.Join(h.dir, "passphrase"))
 }
 
-type states struct{ ready chan struct{} }
+// states stands in for the service manager.
+type states struct {
+	ready chan struct{}
+	alive chan bool
+}
 
-func (s *states) Ready() error                          { close(s.ready); return nil }
-func (s *states) Stopping() error                       { return nil }
-func (s *states) Status(string) error                   { return nil }
-func (s *states) Watchdog(context.Context, func() bool) {}
+func (s *states) Ready() error                                  { close(s.ready); return nil }
+func (s *states) Stopping() error                               { return nil }
+func (s *states) Status(string) error                           { return nil }
+func (s *states) Watchdog(_ context.Context, alive func() bool) { s.alive <- alive() }
 
 // start runs the hub until the test ends or stop is called.
 func (h *hubHere) start() {
 	h.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	s := &states{make(chan struct{})}
+	s := &states{make(chan struct{}), make(chan bool, 1)}
 	cfg, err := config.LoadHub(h.file)
 	if err != nil {
 		h.t.Fatal(err)
@@ -146,6 +150,9 @@ func (h *hubHere) start() {
 	case <-s.ready:
 	case err := <-ended:
 		h.t.Fatalf("the hub ended: %v\n%s", err, h.messages)
+	}
+	if !<-s.alive {
+		h.t.Error("the watchdog would end a hub that is well")
 	}
 }
 

@@ -49,6 +49,9 @@ func (r *Roster) CreateToken(ctx context.Context, by string, ask Ask) (Minted, e
 	}
 	r.note(ctx, by, "token", id, "", done)
 	out := Minted{Token: t.String(), Expires: stored.Expires}
+	if len(r.cfg.Mirrors) == 0 {
+		out.Warning = "a host without a configuration of its own is told no repository: none of this hub's mirrors is url = \"https://…\""
+	}
 	if mod != 0 && e.Revoked == nil {
 		out.Warning = fmt.Sprintf("the machine that is %s now (enrolled %s) loses its identity when this token is used", id, e.Enrolled.Format(time.DateTime))
 	}
