@@ -35,6 +35,8 @@ type group struct {
 	suspect int64
 	// shut is when this hub last saw the signed calendar closed.
 	shut time.Time
+	// line are hosts that asked this hub to go back and wait for a slot.
+	line line
 }
 
 func newGroup(name Group) *group {
@@ -205,7 +207,7 @@ func (c *cache) load(items []Item, revision int64) {
 	c.halt, c.head, c.sweeper, c.hubs = row[haltRecord]{}, row[auditEntry]{}, row[sweeperRecord]{}, map[string]row[hubRecord]{}
 	for name, g := range old {
 		n := c.group(name)
-		n.signed, n.suspect, n.shut = g.signed, g.suspect, g.shut
+		n.signed, n.suspect, n.shut, n.line = g.signed, g.suspect, g.shut, g.line
 	}
 	c.watched = revision
 	for _, it := range items {

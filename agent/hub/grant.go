@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -24,6 +25,9 @@ func (d *draft) grant(j *job) (fleet.TurnAnswer, bool) {
 	labels := d.s.labels(host, t.Labels)
 	cells := d.roll.Limits.cells(labels, t.Want)
 	slots, full := d.free(cells)
+	if t.Want == fleet.Back {
+		full = cmp.Or(d.before(host, labels), full)
+	}
 	if full != "" {
 		return wait(fleet.RuleBudget, full), false
 	}
@@ -122,6 +126,7 @@ func holding(h *holdRecord, fence int64) fleet.TurnAnswer {
 // hold writes the host's grant and answers it once it is committed.
 func (d *draft) hold(j *job, old row[holdRecord], h *holdRecord, fence int64) {
 	host, t := j.Caller.Host, j.Turn
+	delete(d.g.line, host)
 	h.Install, h.Rollout, h.Direction, h.Boot = t.Install, t.Rollout, t.Want, t.Boot
 	h.Wave, h.State, h.Since, h.Fence = d.s.waveName(d.s.wave(host, t.Labels)), holdHeld, d.now, fence
 	h.Deadline = d.now.Add(deadline(d.s.Deployment))

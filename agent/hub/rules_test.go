@@ -1,13 +1,16 @@
 package hub_test
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/slipway-deploy/slipway/agent/fleet"
 	"github.com/slipway-deploy/slipway/agent/hub"
 	"github.com/slipway-deploy/slipway/agent/release"
+	"github.com/slipway-deploy/slipway/agent/rollout"
 )
 
 func TestALoweredBudgetDrainsFirst(t *testing.T) {
@@ -179,5 +182,38 @@ func TestOperatorsAreRefusedWithTheRuleAndTheRemedy(t *testing.T) {
 		if !asRefused(err, &refused) || refused.Kind() != c.what {
 			t.Errorf("%s %+v: %v", c.act, c.a, err)
 		}
+	}
+}
+
+func TestHostsGoBackInTheReverseOfTheWayForward(t *testing.T) {
+	var hosts []release.InventoryHost
+	for i := range 4 {
+		hosts = append(hosts, release.InventoryHost{ID: fmt.Sprint("web-", i)})
+	}
+	b := newBench(t, planOf(deployment(func(d *release.Deployment) {
+		d.State, d.Revert = release.StateRevert, &release.RevertPolicy{MaxUnavailable: 1}
+	}), hosts...))
+	s := rollout.NewSchedule(b.plans.plan.Deployment, b.plans.plan.Inventory, b.plans.plan.InventoryDigest)
+	slices.SortFunc(hosts, func(x, y release.InventoryHost) int {
+		return cmp.Compare(s.Reverse(rollout.Host{ID: x.ID}), s.Reverse(rollout.Host{ID: y.ID}))
+	})
+	back := func(host string) fleet.TurnAnswer {
+		q := b.question(host, fleet.Back)
+		q.Runs = runs("2.4.1")
+		return b.serve(hub.Request{Caller: caller(host), Turn: &q}).Turn
+	}
+	b.turn("web-0", fleet.Nowhere)
+	first := back(hosts[3].ID) // it asks first, so it goes first: nobody knows yet who else will ask
+	for _, i := range []int{2, 1, 0} {
+		back(hosts[i].ID)
+	}
+	b.finish(hosts[3].ID, first.Fence, fleet.Committed, true)
+	for _, i := range []int{2, 1} {
+		if a := back(hosts[i].ID); a.Answer != fleet.Wait || a.Rule != fleet.RuleBudget {
+			t.Errorf("host %d goes before others: %+v", i, a)
+		}
+	}
+	if a := back(hosts[0].ID); a.Answer != fleet.Granted {
+		t.Errorf("the last forward is not the first back: %+v", a)
 	}
 }

@@ -26,6 +26,7 @@ import (
 
 	"github.com/slipway-deploy/slipway/agent/hub"
 	"github.com/slipway-deploy/slipway/agent/hub/etcd/etcdtest"
+	"github.com/slipway-deploy/slipway/agent/hub/storetest"
 )
 
 func TestMain(m *testing.M) {
@@ -70,6 +71,20 @@ func value(t testing.TB, s hub.Store, key string) hub.Item {
 		t.Fatal(err)
 	}
 	return items[0]
+}
+
+// The contract that the engine and its simulator stand on. A client that is closed gives its temporary keys back at once; that
+// they also go without that is another test's.
+func TestEtcdKeepsTheContractOfTheStore(t *testing.T) {
+	for name, binary := range map[string]func(testing.TB) string{"built from the library": etcdtest.Built, "of Debian": etcdtest.Debian} {
+		t.Run(name, func(t *testing.T) {
+			cluster := etcdtest.Start(t, binary(t), 1)
+			storetest.Run(t, func(t *testing.T) (hub.Store, func()) {
+				s := open(t, Config{Endpoints: cluster.Endpoints})
+				return s, func() { s.Close() }
+			})
+		})
+	}
 }
 
 func TestARangeOfManyPagesIsOneSnapshot(t *testing.T) {

@@ -15,7 +15,17 @@ func (s *Store) Watch(ctx context.Context, prefix string, from int64, f func(hub
 	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
 	defer cancel()
 	answers := s.c.Watch(ctx, prefix, clientv3.WithPrefix(), clientv3.WithRev(from+1))
-	for answer := range answers {
+	for {
+		var answer clientv3.WatchResponse
+		var open bool
+		select {
+		case <-ctx.Done(): // an embedded member does not always close the channel then
+			return ctx.Err()
+		case answer, open = <-answers:
+		}
+		if !open {
+			break
+		}
 		if answer.CompactRevision > 0 {
 			return fmt.Errorf("cannot watch %s from revision %d: %w: %d is the oldest", prefix, from, hub.ErrCompacted, answer.CompactRevision)
 		}
