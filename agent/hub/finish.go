@@ -171,12 +171,14 @@ func (d *draft) takeBack(stop *fleet.Stop, why string) {
 	d.enter(fleet.StateReverting, stop, stop.By, fleet.ActRevert, why, "the rollout is being taken back to "+d.s.Deployment.Fallback.Path)
 }
 
-// release deletes a grant with its slots.
+// release deletes a grant with its slots. Nobody takes them in the same transaction: this hub may know of the hold and not yet
+// of its slots.
 func (d *draft) release(host string, hold row[holdRecord]) {
 	key := d.c.keys.hold(d.g.name, host)
 	d.need(key, hold.mod)
 	d.delete(key)
 	for _, s := range hold.val.Slots {
+		d.spoken(s)
 		d.delete(d.c.keys.slot(d.g.name, s.Cell, s.N))
 	}
 }

@@ -209,13 +209,18 @@ func (c *core) place() (index, hubs int) {
 	return slices.Index(ids, c.ID), len(ids)
 }
 
+// spoken keeps a slot's number from being picked in this transaction.
+func (d *draft) spoken(s slotName) {
+	if d.taken[s.Cell] == nil {
+		d.taken[s.Cell] = map[int]bool{}
+	}
+	d.taken[s.Cell][s.N] = true
+}
+
 // occupy takes slots for a host.
 func (d *draft) occupy(host string, slots []slotName) {
 	for _, s := range slots {
-		if d.taken[s.Cell] == nil {
-			d.taken[s.Cell] = map[int]bool{}
-		}
-		d.taken[s.Cell][s.N] = true
+		d.spoken(s)
 		d.used[s.Cell]++
 		key := d.c.keys.slot(d.g.name, s.Cell, s.N)
 		d.need(key, 0)

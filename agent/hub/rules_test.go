@@ -217,3 +217,24 @@ func TestHostsGoBackInTheReverseOfTheWayForward(t *testing.T) {
 		t.Errorf("the last forward is not the first back: %+v", a)
 	}
 }
+
+func TestASlotThatIsFreedIsNotTakenInTheSameTransaction(t *testing.T) {
+	b := newBench(t, planOf(deployment(nil)))
+	b.turn("web-2", fleet.Nowhere)
+	other := b.hub("hub-2")
+	fence := b.granted("web-1")
+	// The other hub's watch is late: it reads the host's hold to judge the report, and knows nothing of the slot.
+	b.core = other
+	f := fleet.Finish{App: billing, Rollout: "r-7", Install: "install-web-1", Fence: fence, Result: fleet.Committed, Serving: true, Runs: runs("2.4.1")}
+	q := b.question("web-2", fleet.Forward)
+	answers := other.Serve(t.Context(), group, []hub.Request{{Caller: caller("web-2"), Turn: &q}, {Caller: caller("web-1"), Finish: &f}})
+	for _, a := range answers {
+		if a.Err != nil {
+			t.Error(a.Err)
+		}
+	}
+	if !answers[1].Finish.Accepted {
+		t.Errorf("the report: %+v", answers[1].Finish)
+	}
+	b.granted("web-2")
+}

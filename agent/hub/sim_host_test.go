@@ -192,10 +192,12 @@ func (h *simHost) poll() {
 // heal lets an operator bring the service of a stuck host back by hand, after a while; the host then says so.
 func (h *simHost) heal(chance float64) {
 	r := h.disk.journal
-	if !h.disrupted || r.Report == nil || h.w.rng.Float64() > chance && !h.w.calm {
+	if !h.disrupted || h.disk.attempt != nil || h.w.rng.Float64() > chance && !h.w.calm {
 		return
 	}
-	h.disrupted = false
+	if h.disrupted = false; r.Report == nil {
+		return // its report was stale: an operator gave its slot away
+	}
 	f := *r.Report
 	f.Serving, f.Runs = true, h.running()
 	_ = h.member().End(context.Background(), f)
