@@ -131,7 +131,7 @@ func (m *Member) heard(ctx context.Context, r *Record, t Turn, a TurnAnswer) (An
 		}
 		*r = Record{Fence: a.Fence, App: t.App, Rollout: t.Rollout, Direction: t.Want, Wave: t.Wave, Deadline: a.Deadline, At: m.At}
 		return out, m.Journal.Save(*r)
-	case a.Rule == RuleHeld && a.Fence > r.Fence && (r.Fence == 0 || r.Told):
+	case a.Rule == RuleHeld && a.Fence > 0 && r.unused(a.Fence):
 		*r = Record{Fence: a.Fence, App: t.App, Rollout: a.Rollout, At: m.At}
 		if err := m.owe(r, r.given("the grant did not reach this host", t)); err != nil {
 			return out, err
@@ -142,6 +142,15 @@ func (m *Member) heard(ctx context.Context, r *Record, t Turn, a TurnAnswer) (An
 		return out, nil
 	}
 	return out, m.answered(r)
+}
+
+// unused says that nothing was begun under a grant that the coordinator wants to have ended: this host never heard of it, or
+// it still waits with it.
+func (r *Record) unused(fence int64) bool {
+	if fence == r.Fence {
+		return !r.Begun && r.Report == nil
+	}
+	return fence > r.Fence && (r.Fence == 0 || r.Told)
 }
 
 // answered ends an outage in the journal.

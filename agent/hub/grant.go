@@ -99,7 +99,7 @@ func (d *draft) again(j *job, hold row[holdRecord]) (fleet.TurnAnswer, bool) {
 		return holding(h, fence), false
 	}
 	if rule, reason := d.mayGo(j.Caller.Host, t); rule != "" {
-		if t.Fence != fence {
+		if t.Fence != fence || h.State == holdLost {
 			return holding(h, fence), false
 		}
 		return wait(rule, reason), false

@@ -238,3 +238,15 @@ func TestASlotThatIsFreedIsNotTakenInTheSameTransaction(t *testing.T) {
 	}
 	b.granted("web-2")
 }
+
+func TestALostHostThatStillWaitsWithItsSlotIsToldToGiveItBack(t *testing.T) {
+	b := newBench(t, planOf(deployment(nil)))
+	fence := b.granted("web-1")
+	b.sweep(11 * time.Minute)
+	b.act(fleet.ActHalt, fleet.Act{})
+	q := b.question("web-1", fleet.Forward)
+	q.Fence = fence
+	if a := b.serve(hub.Request{Caller: caller("web-1"), Turn: &q}).Turn; a.Rule != fleet.RuleHeld || a.Fence != fence {
+		t.Errorf("it is told %+v", a)
+	}
+}

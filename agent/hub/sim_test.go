@@ -20,7 +20,7 @@ var (
 )
 
 const (
-	storm = 12 * time.Minute // how long accidents happen
+	storm = 10 * time.Minute // how long accidents happen
 	calm  = 3 * time.Hour    // and how long after that everything must have ended well
 )
 
