@@ -55,7 +55,7 @@ func (d *draft) report(j *job, hold row[holdRecord], rec row[hostRecord]) {
 		j.end(Answer{Finish: fleet.FinishAnswer{Accepted: true}})
 		return
 	}
-	if !d.room(2, 2+len(h.Slots)) {
+	if !d.room(2, 2+len(h.Slots)) || !keeps && d.anySpoken(h.Slots) {
 		return
 	}
 	next := rec.val.clone()

@@ -217,6 +217,11 @@ func (d *draft) spoken(s slotName) {
 	d.taken[s.Cell][s.N] = true
 }
 
+// anySpoken says that this transaction already writes one of the slots: of two holds that name one slot, one is old news.
+func (d *draft) anySpoken(slots []slotName) bool {
+	return slices.ContainsFunc(slots, func(s slotName) bool { return d.taken[s.Cell][s.N] })
+}
+
 // occupy takes slots for a host.
 func (d *draft) occupy(host string, slots []slotName) {
 	for _, s := range slots {

@@ -3,6 +3,7 @@ package hub_test
 import (
 	"flag"
 	"math/rand/v2"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -107,6 +108,7 @@ func TestSimulatedFleets(t *testing.T) {
 		}
 		return
 	}
+	defer debug.SetGCPercent(debug.SetGCPercent(400)) // histories are short and leave nothing
 	first, many := rand.Uint64()>>16, int64(*schedules)
 	if raced {
 		many /= 20

@@ -146,7 +146,7 @@ func (d *draft) dropGone() {
 	for _, host := range sorted(d.g.holds) {
 		hold := d.g.holds[host]
 		if contains(d.s.hosts, host) || hold.val == nil || hold.val.State == holdHeld || d.hosts[host] || len(d.audit) > 2 ||
-			!d.room(2, 2+len(hold.val.Slots)) {
+			!d.room(2, 2+len(hold.val.Slots)) || d.anySpoken(hold.val.Slots) {
 			continue
 		}
 		d.forget(host, hold)
