@@ -98,7 +98,9 @@ func (d *draft) score(next *hostRecord, h *holdRecord, out *outcome) {
 	}
 	next.Last = out
 	if d.roll == nil || d.roll.ID != h.Rollout {
-		return // a rollout that was replaced drains without being judged
+		// A rollout that was replaced drains without being judged, if it really was.
+		d.need(d.c.keys.rollout(d.g.name), d.g.rollout.mod)
+		return
 	}
 	d.count(out.Wave, before, wave, out.Result)
 	d.limit(out.Reason)
