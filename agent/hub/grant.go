@@ -166,13 +166,32 @@ func (d *draft) free(cells []string) (slots []slotName, full string) {
 		if limit != unlimited && d.used[cell] >= limit {
 			return nil, sentence("%d of %d slots of %s are in use", d.used[cell], limit, cell)
 		}
-		n := d.pick(cell, limit)
+		n := d.pick(cell, d.span(cell, limit))
 		if n < 0 {
 			return nil, sentence("all slots of %s are in use", cell)
 		}
 		slots = append(slots, slotName{cell, n})
 	}
 	return slots, ""
+}
+
+// span is how many of a cell's numbers may be given. While slots above a lowered limit drain, or hosts of other rollouts count
+// without a slot here, only so many of the lowest that they and the rest fit: that no number is given twice then bounds the
+// sum, whatever this hub has not heard yet.
+func (d *draft) span(cell string, limit int) int {
+	above := d.g.occupied(cell)
+	for n, r := range d.g.slots[cell] {
+		if r.exists() && n < limit {
+			above--
+		}
+	}
+	k := limit
+	for above > 0 && k > 0 && k+above > limit {
+		if k--; d.g.slots[cell][k].exists() {
+			above++
+		}
+	}
+	return k
 }
 
 // ripe is how long a slot must have been free before a hub takes it that it does not belong to.
