@@ -5,6 +5,7 @@ import (
 	"os"
 	"testing"
 
+	"github.com/slipway-deploy/slipway/agent/hub/etcd/etcdtest"
 	"github.com/slipway-deploy/slipway/integration/lab"
 )
 
@@ -13,6 +14,7 @@ var atExit []func()
 
 func TestMain(m *testing.M) {
 	code := lab.Main(m)
+	etcdtest.Clean()
 	for _, f := range atExit {
 		f()
 	}

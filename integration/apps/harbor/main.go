@@ -20,6 +20,7 @@
 //	hang                   accepts and never answers, and is never ready
 //	deaf                   never listens and is never ready, but keeps running
 //	slow=200ms             every answer takes that long
+//	only-on=web-1,web-2    /healthz answers 200 on hosts of these names, elsewhere 503
 //
 // The version is $HARBOR_VERSION, the first line of the file "version" beside the program, or -X main.version=….
 package main
@@ -36,6 +37,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -114,6 +116,7 @@ type settings struct {
 	version   string
 	behaviour string        // the word before "="
 	after     time.Duration // what follows it
+	hosts     []string
 }
 
 type harbor struct {
@@ -137,8 +140,10 @@ func (h *harbor) load() error {
 		if s.after, err = time.ParseDuration(after); err != nil {
 			return fmt.Errorf("cannot behave as %q: want %s=DURATION: %w", told, word, err)
 		}
+	case "only-on":
+		s.hosts = strings.Split(after, ",")
 	default:
-		return fmt.Errorf("cannot behave as %q: not one of ok, exit-at-start, unhealthy, unhealthy-after=, exit-after=, hang, deaf, slow=", told)
+		return fmt.Errorf("cannot behave as %q: not one of ok, exit-at-start, unhealthy, unhealthy-after=, exit-after=, hang, deaf, slow=, only-on=", told)
 	}
 	h.now.Store(&s)
 	return nil
@@ -246,6 +251,9 @@ func (h *harbor) healthy() bool {
 		return false
 	case "unhealthy-after":
 		return time.Since(h.started) < s.after
+	case "only-on":
+		name, err := os.Hostname()
+		return err == nil && slices.Contains(s.hosts, name)
 	}
 	return true
 }
