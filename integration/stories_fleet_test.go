@@ -131,6 +131,13 @@ func (f *fleetStory) etcdIn(binary string, port int) (*etcdtest.Cluster, string)
 	return c, "[store]\nendpoints = [" + strings.Join(quoted, ", ") + "]\n"
 }
 
+// reconciled waits until the first hub has noticed that its store is another one than before, and says that it may go on.
+func (f *fleetStory) reconciled(reason string) {
+	f.t.Helper()
+	f.waitRollout("harbor", "nobody is granted anything", func(r fleet.RolloutStatus) bool { return r.State == fleet.StateRestored })
+	f.must("mia", "reconcile", "production/harbor", "--reason", reason)
+}
+
 // Two hubs on a cluster of three: whatever dies, the budget holds, and what comes back goes on.
 func TestAFleetOutlivesItsHubsAndItsStore(t *testing.T) {
 	f := newFleet(t, "", 2, 6, "harbor")
@@ -145,6 +152,7 @@ func TestAFleetOutlivesItsHubsAndItsStore(t *testing.T) {
 		h.answers()
 	}
 	f.deployPlan("harbor", "1.0.0", plan{budget: 6})
+	f.reconciled("moved to a cluster")
 	f.waitDone("harbor", "1.0.0")
 
 	// A hub dies in the middle, and a member of its store.
@@ -183,8 +191,7 @@ func TestAHostThatDropsOutKeepsItsSlotUntilItIsBack(t *testing.T) {
 	// The fleet outgrows its hub: a snapshot becomes a cluster, and an operator says that it may go on.
 	_, store := f.etcdIn(etcdtest.Built(t), 23800)
 	f.hubs[0].restart(store)
-	f.waitRollout("harbor", "the hub notices that its store is another", func(r fleet.RolloutStatus) bool { return r.State == fleet.StateRestored })
-	f.must("mia", "reconcile", "production/harbor", "--reason", "moved to a cluster")
+	f.reconciled("moved to a cluster")
 
 	cutAfterTheGrant(f)
 	cutAfterTheSwap(f)
