@@ -272,6 +272,10 @@ func powerOff(f *fleetStory) {
 		}
 	}
 	h.MustBoot(t)
+	f.waitRollout("harbor", "the host is back, and its canary wave proved nothing", func(r fleet.RolloutStatus) bool {
+		return len(r.Slots) == 0 && r.Counts.Committed+r.Counts.Reverted == 1
+	})
+	f.must("mia", "promote", "production/harbor", "--reason", "its power failed, not the release")
 	f.waitRollout("harbor", "nobody is in flight and all others have it", func(r fleet.RolloutStatus) bool {
 		return len(r.Slots) == 0 && r.Counts.Committed >= 5
 	})
