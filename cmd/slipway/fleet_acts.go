@@ -82,8 +82,8 @@ func (c *cli) fleetAct(v fleetVerb) *cobra.Command {
 			act.Host = args[1]
 		}
 		return c.ask(func(o *fleet.Operator) error {
-			if !v.blind && act.Rollout == "" {
-				if act.Rollout, err = c.seen(cmd.Context(), o, g); err != nil {
+			if !v.blind && (act.Rollout == "" || v.wave && act.Wave == "") {
+				if err := c.see(cmd.Context(), o, g, v.wave, &act); err != nil {
 					return err
 				}
 			}
@@ -112,18 +112,29 @@ func (v fleetVerb) args(cmd *cobra.Command, args []string, all bool) error {
 	return oneGroup(cmd, args)
 }
 
-// seen is the rollout in force, told to the operator before anything happens to it.
-func (c *cli) seen(ctx context.Context, o *fleet.Operator, g group) (string, error) {
+// see fills in what the operator did not name: the rollout in force, and the next wave if the act is about one. It is told before
+// anything happens, and the hub refuses the act if it is not so any more.
+func (c *cli) see(ctx context.Context, o *fleet.Operator, g group, wave bool, act *fleet.Act) error {
 	s, err := o.Status(ctx)
 	if err != nil {
-		return "", err
+		return err
 	}
 	r, err := rolloutOf(s, g)
 	if err != nil {
-		return "", err
+		return err
 	}
 	c.say("%s/%s: rollout %s, %s, is %s", g.env, g.app, r.Rollout, r.Version, r.State)
-	return r.Rollout, nil
+	act.Rollout = first(act.Rollout, r.Rollout)
+	if !wave || act.Wave != "" {
+		return nil
+	}
+	for _, w := range r.Waves {
+		if !w.Open {
+			act.Wave = w.Name
+			return nil
+		}
+	}
+	return nil
 }
 
 func (c *cli) carryOut(ctx context.Context, o *fleet.Operator, name string, act fleet.Act) error {
