@@ -274,7 +274,7 @@ func (g *group) tallied(rollout string) (waves map[string]fleet.Counts, all flee
 	return waves, all, last
 }
 
-// occupied counts the slots in use in a cell, and with them the hosts of other rollouts that belong to it by the plan in
+// occupied counts the slots in use in a cell, and with them the hosts with older slots that belong to it by the plan in
 // force without holding a slot there: they are as unavailable as any.
 func (g *group) occupied(cell string) int {
 	n := 0
@@ -288,7 +288,7 @@ func (g *group) occupied(cell string) int {
 	}
 	l := g.rollout.val.Limits
 	for host, h := range g.holds {
-		if h.val == nil || h.val.Rollout == g.rollout.val.ID || h.val.in(cell) {
+		if h.val == nil || h.val.in(cell) || h.val.Rollout == g.rollout.val.ID && h.val.Direction == fleet.Back {
 			continue
 		}
 		for _, c := range l.cells(g.signed.labels(host, g.told(host)), fleet.Forward) {
