@@ -253,10 +253,14 @@ func (e *enrollment) elsewhere(want fleet.Identity) (fleet.Identity, error) {
 	return fleet.IdentityIn(leaf)
 }
 
-// agrees refuses what contradicts how this host is set up: neither its environment nor its root is changed behind its back.
+// agrees refuses what contradicts how this host is set up: neither its environment nor its root is changed behind its back. It
+// comes before the certificate is kept: until then the same token, with the same key, is good for another try.
 func (e *enrollment) agrees() error {
+	if e.cfg == nil && len(e.mirrors) == 0 {
+		return failure{"this host has no configuration yet, and the hub names no repository for one", "set it up with slipway init, then enroll again with the same token"}
+	}
 	if e.cfg == nil {
-		return nil
+		return checkHostConfig(e.hostConfig())
 	}
 	if e.cfg.Environment != e.environment.String() {
 		return failure{fmt.Sprintf("this host belongs to %s and the token is for %s", e.cfg.Environment, e.environment),
@@ -271,11 +275,7 @@ const enrolledFile = "50-enrolled.toml"
 func (e *enrollment) finish() error {
 	files := []newFile{}
 	if e.cfg == nil {
-		text := hostConfig(e.environment.String(), filepath.Join(e.c.configDir, "root.json"), e.mirrors)
-		if err := checkHostConfig(text); err != nil {
-			return err
-		}
-		files = append(files, newFile{filepath.Join(e.c.configDir, "root.json"), e.root}, newFile{filepath.Join(e.c.configDir, "slipway.toml"), []byte(text)})
+		files = append(files, newFile{filepath.Join(e.c.configDir, "root.json"), e.root}, newFile{filepath.Join(e.c.configDir, "slipway.toml"), []byte(e.hostConfig())})
 	}
 	if err := writeNew(files, false); err != nil {
 		return err
@@ -288,6 +288,11 @@ func (e *enrollment) finish() error {
 		return failure{"the configuration is not valid now: " + err.Error(), "look at " + dropIn}
 	}
 	return e.done()
+}
+
+// hostConfig is slipway.toml for a host that has none.
+func (e *enrollment) hostConfig() string {
+	return hostConfig(e.environment.String(), filepath.Join(e.c.configDir, "root.json"), e.mirrors)
 }
 
 // dropIn is what enrolment adds to the configuration.

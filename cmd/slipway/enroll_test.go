@@ -261,3 +261,18 @@ func TestEnrollSaysWhatItNeeds(t *testing.T) {
 		}
 	}
 }
+
+func TestAHubThatNamesNoRepositoryIsFoundOutBeforeTheCertificateIsKept(t *testing.T) {
+	e := &enrollment{c: &cli{configDir: t.TempDir()}, environment: newIssuer(t).env}
+	if err := e.agrees(); err == nil || !strings.Contains(err.Error(), "the hub names no repository") {
+		t.Errorf("without a mirror: %v", err)
+	}
+	e.mirrors = []string{"not a URL"}
+	if err := e.agrees(); err == nil {
+		t.Error("a mirror that no configuration can hold was taken")
+	}
+	e.mirrors = []string{"https://tuf.example.com"}
+	if err := e.agrees(); err != nil {
+		t.Error(err)
+	}
+}
