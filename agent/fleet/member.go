@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/slipway-deploy/slipway/agent/release"
@@ -45,6 +46,8 @@ type Record struct {
 	Told   bool    `json:"told,omitempty"`
 	// Silent is since when no coordinator has answered, zero if the last request was answered.
 	Silent time.Time `json:"silent,omitzero"`
+	// Ended are the grants whose end was acknowledged last, oldest first.
+	Ended []int64 `json:"ended,omitempty"`
 }
 
 // Answer is what came of a turn.
@@ -124,24 +127,33 @@ func (m *Member) heard(ctx context.Context, r *Record, t Turn, a TurnAnswer) (An
 	out := Answer{Rule: a.Rule, Reason: a.Reason, Order: a.Order, Hint: a.Hint, Poll: time.Duration(a.Poll) * time.Second}
 	granted := a.Answer == Granted && t.Want != Nowhere && a.Fence > 0
 	switch {
+	case granted && slices.Contains(r.Ended, a.Fence):
+		out.Rule, out.Reason = RuleRestored, "it grants a slot again that this host has ended: its store must have gone back"
+		*r = Record{Fence: a.Fence, App: t.App, Rollout: t.Rollout, At: m.At, Ended: r.Ended}
+		return m.giveBack(ctx, r, t, out)
 	case granted:
 		out.Granted, out.Fence, out.Rule, out.Reason = true, a.Fence, "", ""
 		if r.Fence == a.Fence && r.Report == nil && r.Silent.IsZero() {
 			return out, nil
 		}
-		*r = Record{Fence: a.Fence, App: t.App, Rollout: t.Rollout, Direction: t.Want, Wave: t.Wave, Deadline: a.Deadline, At: m.At}
+		*r = Record{Fence: a.Fence, App: t.App, Rollout: t.Rollout, Direction: t.Want, Wave: t.Wave, Deadline: a.Deadline, At: m.At, Ended: r.Ended}
 		return out, m.Journal.Save(*r)
 	case a.Rule == RuleHeld && a.Fence > 0 && r.unused(a.Fence):
-		*r = Record{Fence: a.Fence, App: t.App, Rollout: a.Rollout, At: m.At}
-		if err := m.owe(r, r.given("the grant did not reach this host", t)); err != nil {
-			return out, err
-		}
-		if err := m.deliver(ctx, r); err != nil {
-			return m.noAnswer(r, err)
-		}
-		return out, nil
+		*r = Record{Fence: a.Fence, App: t.App, Rollout: a.Rollout, At: m.At, Ended: r.Ended}
+		return m.giveBack(ctx, r, t, out)
 	}
 	return out, m.answered(r)
+}
+
+// giveBack ends a grant under which this host has done nothing. A report of it may be under way still, so it must not be used.
+func (m *Member) giveBack(ctx context.Context, r *Record, t Turn, out Answer) (Answer, error) {
+	if err := m.owe(r, r.given("nothing was begun under it", t)); err != nil {
+		return out, err
+	}
+	if err := m.deliver(ctx, r); err != nil {
+		return m.noAnswer(r, err)
+	}
+	return out, nil
 }
 
 // unused says that nothing was begun under a grant that the coordinator wants to have ended: this host never heard of it, or
@@ -258,7 +270,17 @@ func (m *Member) deliver(ctx context.Context, r *Record) error {
 	case a.Accepted && !r.Report.Serving:
 		r.Told, r.Silent = true, time.Time{}
 	default:
-		*r = Record{}
+		*r = Record{Ended: r.ended()}
 	}
 	return m.Journal.Save(*r)
+}
+
+// ended adds the grant to those that were ended. A coordinator that numbers nothing grants the same one again.
+func (r *Record) ended() []int64 {
+	const keep = 8
+	if r.Fence == fleetLockFence || slices.Contains(r.Ended, r.Fence) {
+		return r.Ended
+	}
+	all := append(slices.Clone(r.Ended), r.Fence)
+	return all[max(0, len(all)-keep):]
 }

@@ -246,6 +246,33 @@ func TestAGrantWhoseAnswerWasLostIsGivenBackWhenThePlanMovedOn(t *testing.T) {
 	}
 }
 
+// A store that comes back from an old copy may still hold a slot that this host has ended; a late copy of that report would take
+// it away in the middle of the update.
+func TestASlotThatThisHostHasEndedIsNotUsedAgain(t *testing.T) {
+	ctx := context.Background()
+	d, j := granting(7), &memory{}
+	m := member(d, j)
+	for _, fence := range []int64{7, 9} {
+		d.turn.Fence = fence
+		a, err := m.Turn(ctx, wanting("r1", fleet.Forward))
+		if must(t, err); !a.Granted {
+			t.Fatalf("%+v", a)
+		}
+		must(t, m.End(ctx, fleet.Finish{Fence: fence, Result: fleet.Reverted, Serving: true}))
+	}
+	d.turn.Fence = 7
+	if a, err := m.Turn(ctx, wanting("r1", fleet.Forward)); err != nil || a.Granted || a.Rule != fleet.RuleRestored {
+		t.Errorf("an ended slot was granted: %+v %v", a, err)
+	}
+	if j.Fence != 0 || d.last.Fence != 7 || d.last.Result != fleet.Skipped {
+		t.Errorf("it was not given back: %+v, %+v", j.Record, d.last)
+	}
+	d.turn.Fence = 12
+	if a, err := m.Turn(ctx, wanting("r1", fleet.Forward)); err != nil || !a.Granted {
+		t.Errorf("a new one: %+v %v", a, err)
+	}
+}
+
 func TestACheckThatIsNotAYesIsANo(t *testing.T) {
 	for name, change := range map[string]func(*desk){
 		"halted": func(d *desk) { d.check = fleet.CheckAnswer{Rule: fleet.RuleHalted, Reason: "3 failures"} },

@@ -1,6 +1,7 @@
 package hub_test
 
 import (
+	"cmp"
 	"flag"
 	"math/rand/v2"
 	"runtime/debug"
@@ -17,6 +18,7 @@ import (
 
 var (
 	seedFlag  = flag.Uint64("seed", 0, "replay this one simulated history and print it")
+	fromFlag  = flag.Uint64("from", 0, "first seed of the simulated histories; 0 draws one")
 	schedules = flag.Int("schedules", 1000, "how many simulated histories to run; a twentieth of it with the race detector")
 )
 
@@ -109,7 +111,7 @@ func TestSimulatedFleets(t *testing.T) {
 		return
 	}
 	defer debug.SetGCPercent(debug.SetGCPercent(400)) // histories are short and leave nothing
-	first, many := rand.Uint64()>>16, int64(*schedules)
+	first, many := cmp.Or(*fromFlag, rand.Uint64()>>16), int64(*schedules)
 	if raced {
 		many /= 20
 	}
