@@ -133,13 +133,18 @@ func (h *host) memory(line string) float64 {
 // cpu is the processor time the daemon has used so far.
 func (h *host) cpu() time.Duration {
 	h.b.Helper()
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", h.daemon.Process.Pid))
-	check(h.b, err)
+	return cpuOf(h.b, h.daemon.Process.Pid)
+}
+
+func cpuOf(b *testing.B, pid int) time.Duration {
+	b.Helper()
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	check(b, err)
 	fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
 	const tick = 10 * time.Millisecond // USER_HZ is 100 on every Linux that Go knows
 	user, err := strconv.Atoi(fields[11])
-	check(h.b, err)
+	check(b, err)
 	system, err := strconv.Atoi(fields[12])
-	check(h.b, err)
+	check(b, err)
 	return time.Duration(user+system) * tick
 }
