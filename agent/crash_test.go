@@ -217,11 +217,39 @@ func (h host) live(env ...string) ([]byte, error) {
 
 func (h host) crash(t *testing.T, arm string, env ...string) {
 	t.Helper()
+	if !h.crashes(t, arm, env...) {
+		t.Fatalf("%s was not reached", arm)
+	}
+}
+
+// crashes reports whether the life came to the armed failpoint, and died of it; otherwise it came to its end.
+func (h host) crashes(t *testing.T, arm string, env ...string) bool {
+	t.Helper()
 	out, err := h.live(append(env, "SLIPWAY_FAILPOINT="+arm)...)
 	var exit *exec.ExitError
-	if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
-		t.Fatalf("%s was not reached: %v: %s", arm, err, out)
+	if err != nil && (!errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL) {
+		t.Fatalf("%s: %v: %s", arm, err, tail(out))
 	}
+	return err != nil
+}
+
+// crashAt crashes a host at a row of the table. How often a host asks its hub depends on how long things take, so one life has a
+// few passings less than the one that made the table: then the row stands for that life's last ones. Fresh makes a new host, and
+// says how it crashes.
+func crashAt(t *testing.T, row string, fresh func() (h host, how string)) host {
+	t.Helper()
+	const fewer = 10
+	name, hit := strings.TrimSuffix(row[:strings.Index(row, ",hit=")], "=%s"), 0
+	if _, err := fmt.Sscanf(row[strings.Index(row, ",hit="):], ",hit=%d", &hit); err != nil {
+		t.Fatal(row, err)
+	}
+	for n := hit; n > max(0, hit-fewer); n-- {
+		if h, how := fresh(); h.crashes(t, fmt.Sprintf("%s=%s,hit=%d", name, how, n)) {
+			return h
+		}
+	}
+	t.Fatalf("%s was not reached, nor the %d passings before", row, fewer)
+	return host{}
 }
 
 // finish lives the life to its end after a crash and asserts the promises before and after.
@@ -387,9 +415,7 @@ func TestKillAtEveryDurableStepKeepsThePromises(t *testing.T) {
 	rows := steps(passed(t))
 	t.Logf("crash table: %d kills", len(rows))
 	inTurns(t, rows, func(t *testing.T, row string) {
-		h := host{t.TempDir(), t.TempDir()}
-		h.crash(t, fmt.Sprintf(row, "kill"))
-		h.finish(t)
+		crashAt(t, row, func() (host, string) { return host{t.TempDir(), t.TempDir()}, "kill" }).finish(t)
 	})
 }
 
@@ -407,11 +433,14 @@ func TestPowerCutAtEveryFailpointKeepsThePromises(t *testing.T) {
 	}
 	t.Logf("crash table: %d power cuts", len(rows))
 	inTurns(t, rows, func(t *testing.T, row string) {
-		d := newDisk(t)
-		h := host{filepath.Join(d.mount, "host"), t.TempDir()}
-		must(t, os.Mkdir(h.dir, 0o755))
-		must(t, durable.SyncFS(d.mount))
-		h.crash(t, fmt.Sprintf(row, "powercut:"+d.mount))
+		var d *disk
+		h := crashAt(t, row, func() (host, string) {
+			d = newDisk(t)
+			h := host{filepath.Join(d.mount, "host"), t.TempDir()}
+			must(t, os.Mkdir(h.dir, 0o755))
+			must(t, durable.SyncFS(d.mount))
+			return h, "powercut:" + d.mount
+		})
 		must(t, unix.Unmount(d.mount, 0))
 		d.attach()
 		h.finish(t, rebootEnv+"=yes")
